@@ -1,0 +1,87 @@
+//! Faults as hardware reported them, in terms common to all drivers.
+
+use super::Stream;
+use crate::addr::Iova;
+use core::fmt;
+
+/// What the device tried.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AccessKind {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A read of instructions.
+    Execute,
+    /// A read-modify-write.
+    Atomic,
+}
+
+impl fmt::Display for AccessKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Execute => "execute",
+            Self::Atomic => "atomic",
+        })
+    }
+}
+
+/// Why an access was refused, as far as all drivers agree on it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The stream is attached to nothing.
+    Blocked,
+    /// Nothing is mapped at the address.
+    NotMapped,
+    /// The mapping forbids this access.
+    Permission,
+    /// The address is outside of what the domain, or the unit, translates.
+    Address,
+    /// A table or entry is malformed or could not be read.
+    Structure,
+    /// The request is of a kind that the stream may not make.
+    Request,
+    /// An interrupt request was refused.
+    Interrupt,
+    /// A reason that the driver does not know.
+    Unknown,
+}
+
+/// One refused access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Who made it.
+    pub stream: Stream,
+    /// The address, as exactly as hardware records it: see [`Fault::granule`].
+    pub iova: Iova,
+    /// The record's granularity in bytes: 4096 where hardware keeps only the page.
+    pub granule: u64,
+    /// What was tried.
+    pub access: AccessKind,
+    /// Why it was refused.
+    pub kind: FaultKind,
+    /// The hardware's own reason code.
+    pub code: u32,
+    /// The reason in words.
+    pub text: &'static str,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} at {}: {:#x}, {}", self.stream, self.access, self.iova, self.code, self.text)
+    }
+}
+
+/// The outcome of one call of [`super::Unit::report_faults`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FaultReport {
+    /// Faults handed to the sink.
+    pub reported: usize,
+    /// Hardware dropped faults because its records were full.
+    pub lost: bool,
+    /// The bound was reached with records left: call again.
+    pub more: bool,
+}

@@ -1,0 +1,257 @@
+//! What a driver provides: an IOMMU [`Unit`] and the translation [`Domain`]s it makes.
+//!
+//! Both traits are object-safe and take a *range* a call, never a page, so that one virtual call and one flush serve
+//! any amount of memory. A [`Stream`] is a requester with or without a PASID: whole functions and assignable device
+//! interfaces take the same path.
+//!
+//! # What every implementation owes its caller
+//!
+//! * A stream that was never attached, and one after any error in attaching, is **blocked**.
+//! * An operation that returns an error has changed nothing, except where the error is [`HwError::TimedOut`] or
+//!   [`HwError::Queue`]: then hardware did not confirm, the memory concerned must not be reused, and what was mapped
+//!   counts as still reachable.
+//! * After [`Domain::flush`] returns `Ok`, no device can reach what the gather's unmaps took away.
+
+mod error;
+mod fault;
+mod gather;
+mod stream;
+
+pub use error::{Capability, HwError, Wait};
+pub use fault::{AccessKind, Fault, FaultKind, FaultReport};
+pub use gather::{FreedFrames, Gather, LevelSet};
+pub use stream::{Pasid, RequesterId, Stream, StreamId};
+
+use crate::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
+use alloc::boxed::Box;
+use core::any::Any;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// What a device may do through a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Prot {
+    /// The device may read.
+    pub read: bool,
+    /// The device may write.
+    pub write: bool,
+}
+
+impl Prot {
+    /// Reads only.
+    pub const READ: Self = Self { read: true, write: false };
+    /// Writes only.
+    pub const WRITE: Self = Self { read: false, write: true };
+    /// Reads and writes.
+    pub const READ_WRITE: Self = Self { read: true, write: true };
+
+    /// Whether neither is allowed, which no mapping may be.
+    pub const fn is_none(self) -> bool {
+        !self.read && !self.write
+    }
+}
+
+impl fmt::Display for Prot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.read, self.write) {
+            (true, true) => "rw",
+            (true, false) => "r-",
+            (false, true) => "-w",
+            (false, false) => "--",
+        })
+    }
+}
+
+/// A stage of translation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stage {
+    /// First stage (VT-d) or stage 1 (SMMUv3).
+    First,
+    /// Second stage (VT-d) or stage 2 (SMMUv3).
+    Second,
+}
+
+/// The page sizes a domain maps, as a mask: bit n stands for 2^n bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageSizes(u64);
+
+impl PageSizes {
+    /// The sizes whose bits are set in `mask`: bit n stands for 2^n bytes.
+    pub const fn new(mask: u64) -> Self {
+        Self(mask)
+    }
+
+    /// The mask: bit n stands for 2^n bytes.
+    pub const fn mask(self) -> u64 {
+        self.0
+    }
+
+    /// The smallest size in bytes; `None` where there is none.
+    pub const fn smallest(self) -> Option<u64> {
+        if self.0 == 0 { None } else { Some(1 << self.0.trailing_zeros()) }
+    }
+
+    /// Whether pages of `size` bytes can be mapped.
+    pub const fn contains(self, size: u64) -> bool {
+        size.is_power_of_two() && self.0 & size != 0
+    }
+}
+
+impl fmt::Debug for PageSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PageSizes({:#x})", self.0)
+    }
+}
+
+/// The addresses a domain takes and gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// The I/O virtual addresses that can be mapped.
+    pub aperture: IovaRange,
+    /// The page sizes in use.
+    pub page_sizes: PageSizes,
+    /// Physical addresses must be below 2^`output_bits`.
+    pub output_bits: u8,
+}
+
+/// What a unit can do, in the terms of this crate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnitCapabilities {
+    /// First-stage domains can be created.
+    pub first_stage: bool,
+    /// Second-stage domains can be created.
+    pub second_stage: bool,
+    /// Streams can be passed through untranslated.
+    pub identity: bool,
+    /// Width of PASIDs in bits; 0 where requests with PASID are not supported.
+    pub pasid_bits: u8,
+}
+
+/// What a new domain is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DomainConfig {
+    /// The stage its tables are walked as.
+    pub stage: Stage,
+}
+
+/// Where a stream is to lead.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Target<'a> {
+    /// Nowhere: every access is refused.
+    Blocked,
+    /// To memory untranslated. Gives the stream all of it: for trusted functions only.
+    Identity,
+    /// Through a domain made by the same unit.
+    Paging(&'a dyn Domain),
+}
+
+/// What DMA saw while a stream moved from one target to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transition {
+    /// Each access saw the old or the new target; none was refused by the change itself.
+    Hitless,
+    /// Accesses in between may have been refused; none saw a mixture.
+    ThroughBlocked,
+}
+
+/// One translation, as [`Domain::translate`] gives it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// Where the address leads.
+    pub phys: PhysAddr,
+    /// What is allowed there.
+    pub prot: Prot,
+    /// Size in bytes of the leaf that maps it.
+    pub page_size: u64,
+}
+
+/// An IOMMU unit: one set of registers, the streams behind it and the domains made for it.
+pub trait Unit: Send + Sync {
+    /// What the unit can do.
+    fn capabilities(&self) -> UnitCapabilities;
+
+    /// Makes an empty domain.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Missing`] names the capability that the unit lacks; [`HwError::OutOfMemory`];
+    /// [`HwError::OutOfDomainIds`].
+    fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn Domain>, HwError>;
+
+    /// Moves `stream` to `target`, whatever it was attached to before, and returns what DMA saw meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// On any error the stream is blocked or, where nothing was begun, still where it was; never anywhere else.
+    /// [`HwError::ForeignDomain`] where another unit made the domain; [`HwError::Missing`]; [`HwError::OutOfMemory`];
+    /// [`HwError::TimedOut`] and [`HwError::Queue`] where hardware did not confirm.
+    fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError>;
+
+    /// Blocks `stream`. The same as attaching it to [`Target::Blocked`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Unit::attach`].
+    fn detach(&self, stream: Stream) -> Result<Transition, HwError> {
+        self.attach(stream, Target::Blocked)
+    }
+
+    /// Hands every fault that hardware recorded to `sink`, oldest first, and clears the records.
+    ///
+    /// May be called in interrupt context: takes no lock that a map, unmap or attach path holds, and one call handles
+    /// a bounded number of faults.
+    fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport;
+}
+
+/// A translation domain: tables that one or more streams of one unit are translated through.
+///
+/// Dropping an attached domain blocks its streams first.
+pub trait Domain: Any + Send + Sync {
+    /// The addresses the domain takes and gives.
+    fn geometry(&self) -> Geometry;
+
+    /// Ranges inside of the aperture that hardware treats specially and that can never be mapped.
+    fn reserved_ranges(&self) -> &[IovaRange] {
+        &[]
+    }
+
+    /// Maps `extents`, one after the other, from `iova` on. An empty slice maps nothing and is no error.
+    ///
+    /// Once this returns `Ok` the mapping can be used by every attached stream.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::OutputTooWide`], [`HwError::Reserved`],
+    /// [`HwError::AlreadyMapped`], [`HwError::Protection`], [`HwError::OutOfMemory`]: nothing has changed.
+    /// [`HwError::TimedOut`], [`HwError::Queue`]: the mapping stands, and counts as reachable until it is unmapped.
+    fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError>;
+
+    /// Takes `range` out of the tables and notes in `gather` what must be invalidated. Until [`Domain::flush`] of that
+    /// gather succeeds a device may still reach the memory.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::NotMapped`] where any page of the range is not
+    /// mapped, [`HwError::SplitsLeaf`] where an end of the range lies inside a larger leaf,
+    /// [`HwError::ForeignDomain`] where the gather holds work of another domain: nothing has changed.
+    fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError>;
+
+    /// Invalidates what `gather` holds, waits for hardware to confirm, frees the tables it took out, and empties it.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::TimedOut`], [`HwError::Queue`]: the gather keeps its content, and the memory must not be reused.
+    /// [`HwError::ForeignDomain`] as for [`Domain::unmap`].
+    fn flush(&self, gather: &mut Gather) -> Result<(), HwError>;
+
+    /// Where the tables send `iova`, if anywhere.
+    fn translate(&self, iova: Iova) -> Option<Translation>;
+}
+
+/// A number that no earlier call returned: names a domain in its gathers, whichever driver made it.
+pub fn unique_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // 2^64 domains are not reached in the lifetime of a machine.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
