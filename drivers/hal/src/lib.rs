@@ -1,0 +1,42 @@
+//! What an embedder provides to the IOMMU drivers, and the only ways in which they touch hardware.
+//!
+//! * [`Hal`]: frames, address translation, cache maintenance, time. The one trait to implement.
+//! * [`regs`]: registers behind one small trait, so that the same driver runs on hardware, QEMU and a model.
+//! * [`mem`]: views of memory shared with a device. No reference to such memory ever exists.
+//! * [`wait`]: deadlines for everything that hardware may never answer.
+//! * [`boxed`]: allocation that fails instead of aborting.
+//!
+//! # Limits
+//!
+//! | What | Now |
+//! |---|---|
+//! | pointer width | 64 bits |
+//! | byte order | little endian |
+//!
+//! # Example
+//!
+//! ```
+//! use iommu_hal::regs::{Mmio, Registers};
+//!
+//! // A driver sees registers only through the trait.
+//! fn version<R: Registers>(regs: &R) -> (u32, u32) {
+//!     let version = regs.read32(0);
+//!     (version >> 4 & 0xf, version & 0xf)
+//! }
+//! # let _ = version::<Mmio>;
+//! ```
+#![no_std]
+
+extern crate alloc;
+
+#[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
+compile_error!("iommu-hal supports 64-bit little-endian targets");
+
+mod barrier;
+pub mod boxed;
+mod hal;
+pub mod mem;
+pub mod regs;
+pub mod wait;
+
+pub use hal::{FrameRequest, Hal, WalkerMemory};
