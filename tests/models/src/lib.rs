@@ -1,0 +1,56 @@
+//! IOMMUs in software, written from the specifications and from no driver's types, and a memory to test drivers with.
+//!
+//! * [`memory`]: [`TestMemory`](memory::TestMemory), an [`iommu_hal::Hal`] that fails on demand, sees misuse, and shows
+//!   what a device sees of memory after each store.
+//! * [`vtd`]: a VT-d unit behind [`iommu_hal::regs::Registers`], and a walker of its tables that stands apart from it.
+//!
+//! The crate depends on no driver, so that drivers, and whoever builds on them, can test with it. What a driver must
+//! not do and hardware would not report is collected as violations; a test asserts that there are none.
+//!
+//! # Limits
+//!
+//! | What | Now | To come |
+//! |---|---|---|
+//! | SMMUv3 | not at all | a unit of the same plan |
+//! | VT-d tables | scalable mode: first and second stage (3 to 5 levels), pass-through | legacy mode (its requests are blocked with code 2), nested translation (PGTT 3 is refused with 0x5b) |
+//! | accessed and dirty bits | checked in the first stage where page walks do not snoop; never written, so a walk that snoops reads them as set | written, in both stages |
+//! | caches | context, PASID, IOTLB: kept until covered, never evicted; with caching mode entries that are not present | paging-structure caches, so IH is logged but means nothing yet; device TLBs, torn fetches |
+//! | PASID cache, caching mode | an entry that is not present goes by its PASID, whatever the domain id | only by the domain id that the specification reserves |
+//! | invalidation queue | executed at once, at the write of IQT, GCMD or FSTS | answers later, out of order where allowed |
+//! | requests | reads and writes, always user, untranslated | ATS, page requests, atomics, execute and supervisor requests |
+//! | registers | up to IRTA, without CCMD, AFLOG, protected memory; fault records | register-based invalidation, PMEN, page-request queue |
+//! | interrupt remapping | commands and IEC descriptors are taken, nothing is remapped | remapping |
+//! | DMA | addresses, not data | |
+//! | order of stores | as the program makes them; a non-coherent view holds exactly what was cleaned | early write-back |
+//!
+//! # Example
+//!
+//! ```
+//! use iommu_core::addr::{Iova, PhysAddr};
+//! use iommu_hal::regs::Registers;
+//! use iommu_models::memory::TestMemory;
+//! use iommu_models::vtd::{Config, FaultCode, Model, Violation};
+//! use std::sync::Arc;
+//!
+//! let memory = Arc::new(TestMemory::new(PhysAddr::new(0x8_0000_0000), 64));
+//! let unit = Model::new(Config::second_stage(), memory.clone());
+//! // A root table without entries, in scalable mode; SRTP, then TE.
+//! let request = iommu_hal::FrameRequest::single(48, iommu_hal::WalkerMemory::Coherent);
+//! let root = iommu_hal::mem::Frames::alloc(&*memory, request).ok_or("no frames")?;
+//! unit.write64(0x20, root.phys().get() | 1 << 10);
+//! unit.write32(0x18, 1 << 30);
+//! unit.write32(0x18, 1 << 31);
+//! let blocked = unit.dma(0x0008, None, Iova::new(0x1000), 8, true).unwrap_err();
+//! assert_eq!(blocked.code, FaultCode::ROOT_NOT_PRESENT);
+//! assert_eq!(unit.violations(), []);
+//! // What a driver must not do is seen: GSTS is read only.
+//! unit.write32(0x1c, 0);
+//! assert_eq!(unit.violations(), [Violation::ReadOnly { offset: 0x1c, value: 0 }]);
+//! # Ok::<(), &str>(())
+//! ```
+#![no_std]
+
+extern crate alloc;
+
+pub mod memory;
+pub mod vtd;

@@ -1,0 +1,30 @@
+//! A VT-d unit in software, in scalable mode, from the raw bits of the specification (4.1).
+//!
+//! * [`Model`]: the unit: registers, invalidation queue, caches, DMA, fault records. A driver sees it through
+//!   [`Registers`](iommu_hal::regs::Registers); a test sees its log, its [`Violation`]s and its switches.
+//! * [`walk`]: a walker of the tables without caches and without the unit, for snapshots.
+//! * [`Config`]: what the unit reports and can do.
+//!
+//! What the specification leaves open is resolved *against* the driver: a cache keeps what it may keep until an
+//! invalidation covers it, nothing is dropped as a side effect.
+
+mod cache;
+mod command;
+mod config;
+mod descriptor;
+mod dma;
+mod fault;
+mod model;
+mod queue;
+mod registers;
+mod unit;
+mod violation;
+pub mod walk;
+
+pub use config::Config;
+pub use descriptor::{Descriptor, Executed, Granularity};
+pub use dma::Blocked;
+pub use fault::FaultRecord;
+pub use model::{Message, Model, Queue};
+pub use violation::Violation;
+pub use walk::FaultCode;

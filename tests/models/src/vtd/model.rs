@@ -1,0 +1,243 @@
+//! The unit as drivers and tests see it.
+
+use super::config::Config;
+use super::descriptor::Executed;
+use super::dma::Blocked;
+use super::fault::{FaultRecord, status};
+use super::unit::Unit;
+use super::violation::Violation;
+use super::walk::{FaultCode, Translation, translate};
+use crate::memory::TestMemory;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use iommu_core::addr::{Iova, PhysExtent};
+use iommu_hal::regs::Registers;
+use spin::Mutex;
+
+/// What the invalidation queue does with descriptors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Queue {
+    /// Executes them at once.
+    #[default]
+    Running,
+    /// Executes them, but no wait ever reports.
+    Mute,
+    /// Fetches none: the head stands still.
+    Stopped,
+}
+
+/// A message-signalled interrupt of the unit itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// Where it is written.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Switches {
+    /// GCMD bits that are never answered.
+    pub(super) never: u32,
+    /// Reads of GSTS before a command is answered.
+    pub(super) polls: u32,
+    pub(super) queue: Queue,
+    pub(super) stop_after: Option<usize>,
+    pub(super) fail_after: Option<usize>,
+    pub(super) time_out_after: Option<usize>,
+    /// Nobody answers on the bus.
+    absent: bool,
+}
+
+/// A VT-d unit. Share it by [`Arc`]: the driver takes it as [`Registers`], the test keeps the rest.
+pub struct Model {
+    unit: Mutex<Unit>,
+    faults: Mutex<Vec<FaultRecord>>,
+    config: Config,
+    memory: Arc<TestMemory>,
+}
+
+impl Model {
+    /// A unit after reset, whose DMA goes to `memory`.
+    pub fn new(config: Config, memory: Arc<TestMemory>) -> Self {
+        let unit = Mutex::new(Unit::new(config, memory.clone()));
+        Self { unit, faults: Mutex::new(Vec::new()), config, memory }
+    }
+
+    /// What the unit is.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The memory behind it.
+    pub const fn memory(&self) -> &Arc<TestMemory> {
+        &self.memory
+    }
+
+    /// A request of `requester`, with or without PASID, for the `len` bytes from `iova`: where they lie, neighbours
+    /// joined. No data moves.
+    ///
+    /// Caches are used and filled; with translation disabled the request passes untranslated.
+    ///
+    /// # Errors
+    ///
+    /// The first page that is blocked; the fault is recorded as the unit would.
+    ///
+    /// # Panics
+    ///
+    /// Where the range wraps.
+    pub fn dma(
+        &self,
+        requester: u16,
+        pasid: Option<u32>,
+        iova: Iova,
+        len: u64,
+        write: bool,
+    ) -> Result<Vec<PhysExtent>, Blocked> {
+        self.unit.lock().dma(requester, pasid, iova, len, write).inspect_err(|blocked| {
+            if blocked.reported {
+                let Blocked { code, page, .. } = *blocked;
+                self.faults.lock().push(FaultRecord { requester, pasid, page, write, code });
+            }
+        })
+    }
+
+    /// Where the tables in memory lead now from the root that was latched: no cache, no fault, TES not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`translate`].
+    pub fn translate(
+        &self,
+        requester: u16,
+        pasid: Option<u32>,
+        iova: Iova,
+        write: bool,
+    ) -> Result<Translation, FaultCode> {
+        let read64 = |phys| self.memory.device_read64(phys);
+        translate(&read64, self.root(), &self.config, requester, pasid, iova, write)
+    }
+
+    /// The value of RTADDR that SRTP latched last; zero before.
+    pub fn root(&self) -> u64 {
+        self.unit.lock().root
+    }
+
+    /// Entries in the caches: contexts, PASIDs, translations.
+    pub fn cached(&self) -> [usize; 3] {
+        self.unit.lock().caches.len()
+    }
+
+    /// What was done wrong so far. A test ends with `assert_eq!(model.violations(), [])`.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.unit.lock().violations.clone()
+    }
+
+    /// What was done wrong since the last call, in order.
+    pub fn take_violations(&self) -> Vec<Violation> {
+        core::mem::take(&mut self.unit.lock().violations)
+    }
+
+    /// Descriptors executed since the last call, in order.
+    pub fn take_log(&self) -> Vec<Executed> {
+        core::mem::take(&mut self.unit.lock().log)
+    }
+
+    /// Faults since the last call, in order, those that found no room in the records included.
+    pub fn take_faults(&self) -> Vec<FaultRecord> {
+        core::mem::take(&mut *self.faults.lock())
+    }
+
+    /// Interrupts sent since the last call, in order.
+    pub fn take_messages(&self) -> Vec<Message> {
+        core::mem::take(&mut self.unit.lock().messages)
+    }
+
+    // Switches.
+
+    /// The commands of these GCMD bits are never answered; with 0 those that wait are, at the next read of GSTS.
+    pub fn never_answer(&self, bits: u32) {
+        self.unit.lock().switches.never = bits;
+    }
+
+    /// From now on a command is answered only after this many reads of GSTS that still show the old state.
+    pub fn answer_after(&self, polls: u32) {
+        self.unit.lock().switches.polls = polls;
+    }
+
+    /// How the queue treats descriptors from now on; what waits is executed at once where it can be.
+    pub fn set_queue(&self, queue: Queue) {
+        let mut unit = self.unit.lock();
+        unit.switches.queue = queue;
+        unit.switches.stop_after = None;
+        unit.run_queue();
+    }
+
+    /// The queue executes `n` more descriptors and then stops until [`Model::set_queue`].
+    pub fn stop_queue_after(&self, n: usize) {
+        self.unit.lock().switches.stop_after = Some(n);
+    }
+
+    /// `n` more descriptors are taken, the next is refused once with IQE, as an invalid type.
+    pub fn fail_descriptor_after(&self, n: usize) {
+        self.unit.lock().switches.fail_after = Some(n);
+    }
+
+    /// `n` more device-TLB invalidations are answered, the next is not: ITE, and the waits behind it are aborted.
+    pub fn time_out_after(&self, n: usize) {
+        self.unit.lock().switches.time_out_after = Some(n);
+    }
+
+    /// Sets FSTS.ITE now, with `source` as the device that did not answer.
+    pub fn raise_time_out(&self, source: u16) {
+        let mut unit = self.unit.lock();
+        unit.error_record = unit.error_record & !(0xffff << 32) | u64::from(source) << 32;
+        unit.set_status(status::TIME_OUT);
+    }
+
+    /// Sets FSTS.ICE now, with `source` as the device whose completion nobody expected.
+    pub fn raise_unexpected_completion(&self, source: u16) {
+        let mut unit = self.unit.lock();
+        unit.error_record = unit.error_record & !(0xffff << 48) | u64::from(source) << 48;
+        unit.set_status(status::COMPLETION);
+    }
+
+    /// Whether the unit has gone from the bus: registers read all ones, writes go nowhere.
+    pub fn set_absent(&self, absent: bool) {
+        self.unit.lock().switches.absent = absent;
+    }
+
+    fn read(&self, offset: usize, width: usize) -> u64 {
+        let mut unit = self.unit.lock();
+        if unit.switches.absent { u64::MAX } else { unit.read(offset, width) }
+    }
+
+    fn write(&self, offset: usize, width: usize, value: u64) {
+        let mut unit = self.unit.lock();
+        if !unit.switches.absent {
+            unit.write(offset, width, value);
+        }
+    }
+}
+
+impl Registers for Model {
+    fn len(&self) -> usize {
+        self.config.window
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        self.read(offset, 4) as u32
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.write(offset, 4, value.into());
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        self.read(offset, 8)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.write(offset, 8, value);
+    }
+}

@@ -1,0 +1,90 @@
+//! The state of a unit, behind the model's lock.
+
+use super::cache::Caches;
+use super::command::Pending;
+use super::config::Config;
+use super::descriptor::Executed;
+use super::fault::Event;
+use super::model::{Message, Switches};
+use super::queue::QueueState;
+use super::violation::Violation;
+use crate::memory::TestMemory;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Registers, caches and log. Its methods live with their subjects: command, queue, fault, dma, registers.
+pub(super) struct Unit {
+    pub(super) config: Config,
+    pub(super) memory: Arc<TestMemory>,
+    pub(super) switches: Switches,
+
+    /// Levels of GCMD as last written.
+    pub(super) commanded: u32,
+    pub(super) pending: Pending,
+    /// GSTS.
+    pub(super) status_bits: u32,
+    /// RTADDR as written, which does nothing.
+    pub(super) rtaddr: u64,
+    /// RTADDR as latched by SRTP.
+    pub(super) root: u64,
+    /// IRTA as written.
+    pub(super) irta: u64,
+
+    /// IQA as written.
+    pub(super) iqa: u64,
+    pub(super) queue: QueueState,
+    /// IQERCD.
+    pub(super) error_record: u64,
+    /// Source id of a device whose TLB does not answer.
+    pub(super) timing_out: Option<u16>,
+    /// ICS.IWC.
+    pub(super) wait_done: bool,
+    pub(super) completion_event: Event,
+
+    /// FSTS but for PPF and FRI.
+    pub(super) status: u32,
+    /// FSTS.FRI.
+    pub(super) first_record: u8,
+    /// FRCD.
+    pub(super) records: Vec<[u64; 2]>,
+    /// Where the next fault goes.
+    pub(super) next_record: usize,
+    pub(super) fault_event: Event,
+
+    pub(super) caches: Caches,
+    pub(super) log: Vec<Executed>,
+    pub(super) messages: Vec<Message>,
+    pub(super) violations: Vec<Violation>,
+}
+
+impl Unit {
+    pub(super) fn new(config: Config, memory: Arc<TestMemory>) -> Self {
+        let masked = || Event { masked: true, ..Event::default() };
+        Self {
+            config,
+            memory,
+            switches: Switches::default(),
+            commanded: 0,
+            pending: Pending::default(),
+            status_bits: 0,
+            rtaddr: 0,
+            root: 0,
+            irta: 0,
+            iqa: 0,
+            queue: QueueState::default(),
+            error_record: 0,
+            timing_out: None,
+            wait_done: false,
+            completion_event: masked(),
+            status: 0,
+            first_record: 0,
+            records: alloc::vec![[0; 2]; config.fault_records()],
+            next_record: 0,
+            fault_event: masked(),
+            caches: Caches::default(),
+            log: Vec::new(),
+            messages: Vec::new(),
+            violations: Vec::new(),
+        }
+    }
+}
