@@ -1,0 +1,96 @@
+//! Where the IOMMU units are and which of them serves which PCI function.
+//!
+//! Takes what firmware and an enumerator of the PCI bus say, as bytes and plain values, checks it, and answers: which
+//! units there are ([`dmar`]), which of them serves a function and which memory firmware reserved for it ([`scope`]),
+//! under which requester ids an IOMMU sees a function and which functions cannot be kept apart ([`topology`]), where
+//! configuration space lies ([`mcfg`]). Touches no hardware and finds no table: the embedder hands over the bytes.
+//!
+//! Firmware is not trusted to be right: lengths, offsets and values are checked, the work is bounded by the table's
+//! length, no input panics, and every allocation may fail.
+//!
+//! # Limits
+//!
+//! | What | Now |
+//! |---|---|
+//! | IORT, devicetree (SMMUv3) | to come |
+//! | DMAR structures | DRHD and RMRR decoded; ATSR, RHSA, ANDD, SATC, SIDP length-checked and counted; others skipped |
+//! | scopes of I/O APICs and HPETs | parsed; used from interrupt remapping on |
+//! | quirks of devices (phantom functions, other aliases, access control under another name) | none |
+//! | SR-IOV | to come: a virtual function is one like others; no scope or group of its physical one covers it |
+//! | hot-plug, renumbered buses, changed ACS | build the topology anew |
+//! | root bus that is conventional PCI | its devices count as apart |
+//!
+//! # Example
+//!
+//! ```
+//! use iommu_discovery::dmar::Dmar;
+//! use iommu_discovery::scope::{reserved_regions, unit_of};
+//! use iommu_discovery::topology::{Function, FunctionKind, PcieType, Topology};
+//! use iommu_discovery::Sbdf;
+//!
+//! # fn table() -> Vec<u8> {
+//! #     let mut table = b"DMAR".to_vec();
+//! #     table.extend(64u32.to_le_bytes());
+//! #     table.resize(48, 0);
+//! #     table[36] = 47;
+//! #     table.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0xd9, 0xfe, 0, 0, 0, 0]);
+//! #     table[9] = table.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
+//! #     table
+//! # }
+//! # let bytes = table();
+//! // From the firmware's XSDT: one unit at 0xfed9_0000 that serves everything.
+//! let dmar = Dmar::parse(&bytes)?;
+//! assert_eq!(dmar.drhds()[0].base.get(), 0xfed9_0000);
+//!
+//! // From an enumerator: a bridge to conventional PCI, and a device behind it.
+//! let at = |bus, device, function| Sbdf::from_parts(0, bus, device, function).unwrap();
+//! let bridge = Function {
+//!     sbdf: at(0, 3, 0),
+//!     class: 0x06_04_00,
+//!     kind: FunctionKind::Bridge { secondary: 1, subordinate: 1 },
+//!     port: Some(PcieType::PcieToPciBridge),
+//!     multifunction: false,
+//!     acs: None,
+//! };
+//! let device = Function {
+//!     sbdf: at(1, 5, 0),
+//!     class: 0xff_00_00,
+//!     kind: FunctionKind::Endpoint,
+//!     port: None,
+//!     multifunction: false,
+//!     acs: None,
+//! };
+//! let topology = Topology::new([bridge, device])?;
+//!
+//! assert_eq!(unit_of(&dmar, &topology, device.sbdf), Some(0));
+//! assert_eq!(reserved_regions(&dmar, &topology, device.sbdf).count(), 0);
+//! // The IOMMU sees its DMA under the bridge's id for its secondary bus, and the two cannot be kept apart.
+//! assert_eq!(topology.dma_id(device.sbdf), at(1, 0, 0).id);
+//! let groups = topology.groups()?;
+//! assert_eq!(groups.of(device.sbdf), groups.of(bridge.sbdf));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod bytes;
+pub mod dmar;
+mod fallible;
+pub mod mcfg;
+mod sbdf;
+pub mod scope;
+mod table;
+pub mod topology;
+
+pub use bytes::OutOfBounds;
+pub use sbdf::Sbdf;
+pub use table::TableError;
+
+#[cfg(test)]
+mod test_pci;
+#[cfg(test)]
+mod test_tables;

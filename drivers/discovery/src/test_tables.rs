@@ -1,0 +1,131 @@
+//! Tables written byte by byte from the layouts of ACPI 5.2.6 and VT-d section 8, by nothing of the crate's own; and
+//! two read out of a guest's memory.
+
+use alloc::vec::Vec;
+
+/// Puts `bytes` at `at`.
+pub fn put(table: &mut [u8], at: usize, bytes: &[u8]) {
+    table[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Makes the checksum (offset 9) right.
+pub fn seal(table: &mut [u8]) {
+    table[9] = 0;
+    let sum: u32 = table.iter().map(|byte| u32::from(*byte)).sum();
+    table[9] = (0x100 - (sum & 0xff)) as u8;
+}
+
+/// A whole table: header, `fixed` from offset 36 on, then `parts`.
+pub fn table(signature: &[u8; 4], fixed: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut table = Vec::new();
+    table.extend_from_slice(signature);
+    table.extend_from_slice(&[0; 4]); // length, below
+    table.extend_from_slice(&[1, 0]); // revision, checksum
+    table.extend_from_slice(b"BOCHS BXPC    "); // OEM id and table id
+    table.extend_from_slice(&[1, 0, 0, 0]);
+    table.extend_from_slice(b"BXPC");
+    table.extend_from_slice(&[1, 0, 0, 0]);
+    assert_eq!(table.len(), 36);
+    table.extend_from_slice(fixed);
+    for part in parts {
+        table.extend_from_slice(part);
+    }
+    let length = table.len() as u32;
+    put(&mut table, 4, &length.to_le_bytes());
+    seal(&mut table);
+    table
+}
+
+/// A DMAR table with a 39-bit host and interrupt remapping.
+pub fn dmar(structures: &[Vec<u8>]) -> Vec<u8> {
+    let mut fixed = [0u8; 12];
+    fixed[0] = 38;
+    fixed[1] = 1;
+    table(b"DMAR", &fixed, structures)
+}
+
+/// A remapping structure: type, length, `body`.
+pub fn structure(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&kind.to_le_bytes());
+    bytes.extend_from_slice(&(body.len() as u16 + 4).to_le_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// A DRHD structure. `flags` bit 0 is INCLUDE_PCI_ALL; `size` the byte at offset 5.
+pub fn drhd(flags: u8, size: u8, segment: u16, base: u64, scopes: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend_from_slice(&[flags, size]);
+    body.extend_from_slice(&segment.to_le_bytes());
+    body.extend_from_slice(&base.to_le_bytes());
+    scopes.iter().for_each(|scope| body.extend_from_slice(scope));
+    structure(0, &body)
+}
+
+/// An RMRR structure.
+pub fn rmrr(segment: u16, base: u64, limit: u64, scopes: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend_from_slice(&[0, 0]);
+    body.extend_from_slice(&segment.to_le_bytes());
+    body.extend_from_slice(&base.to_le_bytes());
+    body.extend_from_slice(&limit.to_le_bytes());
+    scopes.iter().for_each(|scope| body.extend_from_slice(scope));
+    structure(1, &body)
+}
+
+/// A device scope.
+pub fn scope(kind: u8, enumeration_id: u8, start_bus: u8, path: &[(u8, u8)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&[kind, 6 + 2 * path.len() as u8, 0, 0, enumeration_id, start_bus]);
+    path.iter().for_each(|(device, function)| bytes.extend_from_slice(&[*device, *function]));
+    bytes
+}
+
+/// The DMAR of QEMU 10.0.13 and 11.1.3 alike, read from guest memory (`-M q35 -nic none -vga none -device
+/// intel-iommu,aw-bits=48,device-iotlb=on -device edu,addr=2 -device pcie-pci-bridge,id=b,addr=5 -device
+/// edu,bus=b,addr=4`). The unit is *not* INCLUDE_PCI_ALL: it names every function and bridge of the root bus.
+#[rustfmt::skip]
+pub const QEMU_DMAR: [u8; 128] = [
+    0x44, 0x4d, 0x41, 0x52, 0x80, 0x00, 0x00, 0x00, 0x01, 0xec, 0x42, 0x4f, 0x43, 0x48, 0x53, 0x20,
+    0x42, 0x58, 0x50, 0x43, 0x20, 0x20, 0x20, 0x20, 0x01, 0x00, 0x00, 0x00, 0x42, 0x58, 0x50, 0x43,
+    0x01, 0x00, 0x00, 0x00, 0x2f, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x48, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xd9, 0xfe, 0x00, 0x00, 0x00, 0x00,
+    0x03, 0x08, 0x00, 0x00, 0x00, 0xff, 0x00, 0x00, 0x01, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x01, 0x08, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0x02, 0x08, 0x00, 0x00, 0x00, 0x00, 0x05, 0x00,
+    0x01, 0x08, 0x00, 0x00, 0x00, 0x00, 0x1f, 0x00, 0x01, 0x08, 0x00, 0x00, 0x00, 0x00, 0x1f, 0x02,
+    0x01, 0x08, 0x00, 0x00, 0x00, 0x00, 0x1f, 0x03, 0x02, 0x00, 0x08, 0x00, 0x01, 0x00, 0x00, 0x00,
+];
+
+/// The MCFG of the same machine.
+#[rustfmt::skip]
+pub const QEMU_MCFG: [u8; 60] = [
+    0x4d, 0x43, 0x46, 0x47, 0x3c, 0x00, 0x00, 0x00, 0x01, 0x8c, 0x42, 0x4f, 0x43, 0x48, 0x53, 0x20,
+    0x42, 0x58, 0x50, 0x43, 0x20, 0x20, 0x20, 0x20, 0x01, 0x00, 0x00, 0x00, 0x42, 0x58, 0x50, 0x43,
+    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xb0,
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0x00, 0x00, 0x00, 0x00,
+];
+
+/// One unit for everything, and its I/O APIC on bus 0xff.
+pub fn include_all() -> Vec<u8> {
+    dmar(&[drhd(1, 0, 0, 0xfed9_0000, &[scope(3, 0, 0xff, &[(0, 0)])])])
+}
+
+/// Several units, two segments, paths of several steps, reserved regions, every known type and an unknown one.
+pub fn large() -> Vec<u8> {
+    dmar(&[
+        drhd(0, 0, 0, 0xfed9_0000, &[scope(1, 0, 0, &[(2, 0)])]),
+        drhd(0, 1, 0, 0xfed9_2000, &[scope(2, 0, 0, &[(1, 0)]), scope(1, 0, 0, &[(0x1c, 4), (0, 0), (3, 1)])]),
+        drhd(1, 0, 0, 0xfed9_4000, &[scope(3, 8, 0, &[(0x1f, 7)]), scope(4, 0, 0, &[(0x1f, 6)])]),
+        drhd(0, 0, 1, 0x1_fed9_0000, &[scope(2, 0, 0, &[(1, 0)])]),
+        drhd(1, 15, 1, 0x2_0000_0000, &[scope(5, 3, 0, &[(0x15, 0)])]),
+        rmrr(0, 0x7b80_0000, 0x7fff_ffff, &[scope(1, 0, 0, &[(2, 0)])]),
+        rmrr(1, 0, 0xfff, &[scope(1, 0, 0, &[(0x14, 0)]), scope(1, 0, 0, &[(1, 0), (0, 0)])]),
+        structure(2, &[0, 0, 0, 0, 2, 8, 0, 0, 0, 0, 1, 0]),
+        structure(3, &[0; 16]),
+        structure(4, b"\0\0\0\x03\\_SB.I2C0\0"),
+        structure(5, &[1, 0, 0, 0]),
+        structure(6, &[0; 4]),
+        structure(0x77, &[0xaa; 9]),
+    ])
+}
