@@ -1,5 +1,8 @@
 //! Ordering of this CPU's stores as a device observes them.
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("iommu-hal does not know this architecture's barriers between memory and devices");
+
 /// Makes every earlier store of this CPU visible to devices before any later store, to memory or to a register.
 #[inline]
 pub(crate) fn before_device_store() {

@@ -2,7 +2,7 @@
 //!
 //! * [`Hal`]: frames, address translation, cache maintenance, time. The one trait to implement.
 //! * [`regs`]: registers behind one small trait, so that the same driver runs on hardware, QEMU and a model.
-//! * [`mem`]: views of memory shared with a device. No reference to such memory ever exists.
+//! * [`mem`]: views of memory shared with a device: atomics and volatile words, never a reference to plain data.
 //! * [`wait`]: deadlines for everything that hardware may never answer.
 //! * [`boxed`]: allocation that fails instead of aborting.
 //!

@@ -1,8 +1,8 @@
 //! Views of memory shared with a device.
 //!
 //! Tables are reached as [`Frame`]s of 512 eight-byte entries, each load and store atomic, so that a walker sees an
-//! entry whole. Rings and status cells are reached through [`Ring`], volatile. Neither ever makes a reference to the
-//! memory.
+//! entry whole. Rings and status cells are reached through [`Ring`], volatile. No reference to plain data in such memory
+//! ever exists.
 
 use crate::{FrameRequest, Hal, WalkerMemory, barrier};
 use core::ptr::NonNull;
@@ -95,7 +95,8 @@ impl<H: Hal> Frames<H> {
         Some(Self { hal, phys, request })
     }
 
-    /// Physical address of the first byte.
+    /// Physical address of the first byte. Whoever gives it to hardware takes on a duty: the frames are dropped only
+    /// once hardware has confirmed that it no longer uses them, and [leaked](Frames::leak) where it never does.
     pub fn phys(&self) -> PhysAddr {
         self.phys
     }
@@ -118,8 +119,8 @@ impl<H: Hal> Frames<H> {
             .then(|| unsafe { Frame::new(&self.hal, self.phys.wrapping_add(index as u64 * 4096), self.request.memory) })
     }
 
-    /// The whole allocation as a ring of 8-byte words.
-    pub fn ring(&self) -> Ring<'_, H> {
+    /// The whole allocation as a ring of 8-byte words. Exclusive, because volatile accesses of two threads would race.
+    pub fn ring(&mut self) -> Ring<'_, H> {
         Ring {
             hal: &self.hal,
             phys: self.phys,
@@ -170,7 +171,7 @@ impl<H: Hal> Ring<'_, H> {
 
     /// Stores `values` from `index` on, and makes them visible to the device; `None`, with nothing stored, where they
     /// would not fit.
-    pub fn store(&self, index: usize, values: &[u64]) -> Option<()> {
+    pub fn store(&mut self, index: usize, values: &[u64]) -> Option<()> {
         index.checked_add(values.len()).filter(|end| *end <= self.words.len())?;
         for (at, value) in values.iter().enumerate() {
             self.word(index + at)?.write(*value);

@@ -50,10 +50,9 @@
 //! table.unmap(range, &mut gather)?;
 //! assert_eq!(table.translate(Iova::new(0x20_0123)), None);
 //! // Now the driver invalidates what the gather holds, and waits.
-//! let freed = gather.freed();
-//! gather.clear();
 //! // SAFETY: no hardware ever knew of this table.
-//! unsafe { table.free_gathered(freed) };
+//! unsafe { table.free_gathered(&mut gather) };
+//! gather.clear();
 //! # Ok::<(), HwError>(())
 //! ```
 #![no_std]

@@ -2,13 +2,13 @@
 //!
 //! Everything that can fail does so before the first store to a table that hardware reaches.
 
-use crate::chain;
+use crate::chain::{self, Chain};
 use crate::dirty::Dirty;
 use crate::format::{self, Format};
 use crate::runs::Runs;
 use crate::table::PageTable;
 use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysAddr, PhysExtent, total_len};
-use iommu_core::hw::{FreedFrames, HwError, Prot};
+use iommu_core::hw::{HwError, Prot};
 use iommu_hal::Hal;
 use iommu_hal::mem::{ENTRIES, Frame};
 
@@ -104,14 +104,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     }
 
     /// Allocates `count` frames as a chain, or none at all.
-    fn alloc_spare(&self, count: usize) -> Result<FreedFrames, HwError> {
-        let mut spare = FreedFrames::default();
+    fn alloc_spare(&self, count: usize) -> Result<Chain, HwError> {
+        let mut spare = Chain::default();
         for _ in 0..count {
             let Some(phys) = self.hal.alloc_frames(self.request) else {
                 self.free_chain(spare);
                 return Err(HwError::OutOfMemory);
             };
-            spare = chain::push(spare, &self.frame(phys));
+            spare.push(&self.frame(phys), 0);
         }
         Ok(spare)
     }
@@ -158,11 +158,10 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     }
 
     /// Takes a frame of zeros off the chain.
-    fn take_spare(&self, spare: &mut FreedFrames) -> Option<Frame<'_, H>> {
+    fn take_spare(&self, spare: &mut Chain) -> Option<Frame<'_, H>> {
         let frame = self.frame(spare.head?);
-        *spare = chain::pop(*spare, &frame);
-        // Not cleaned: where the link did reach memory, it reads as not present.
-        frame.store(0, 0);
+        spare.pop(&frame);
+        chain::wipe(&frame);
         Some(frame)
     }
 }
@@ -171,5 +170,5 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 struct Fill<'e> {
     runs: Runs<'e>,
     prot: Prot,
-    spare: FreedFrames,
+    spare: Chain,
 }

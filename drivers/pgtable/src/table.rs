@@ -1,11 +1,11 @@
 //! The table itself: making, reading and taking down. [`map`](crate::map) and [`unmap`](crate::unmap) change it.
 
-use crate::chain;
+use crate::chain::Chain;
 use crate::format::{self, Format};
 use core::fmt;
 use core::marker::PhantomData;
 use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysAddr};
-use iommu_core::hw::{FreedFrames, Geometry, HwError, PageSizes, Translation};
+use iommu_core::hw::{Gather, Geometry, HwError, PageSizes, Translation};
 use iommu_hal::mem::{ENTRIES, Frame};
 use iommu_hal::{FrameRequest, Hal, WalkerMemory};
 
@@ -31,7 +31,7 @@ pub struct Config<F: Format> {
 /// A page table: the root frame and all that hangs below it.
 ///
 /// Dropping it gives every frame back, so it must not be dropped before hardware was cut off from it and has confirmed
-/// that; where it never did, [`PageTable::leak`] is the way. Frames that unmaps have put into a gather are the gather's.
+/// that; where it never did, [`PageTable::leak`] is the way.
 pub struct PageTable<H: Hal, F: Format> {
     pub(crate) hal: H,
     root: PhysAddr,
@@ -40,6 +40,8 @@ pub struct PageTable<H: Hal, F: Format> {
     pub(crate) request: FrameRequest,
     pub(crate) options: F::Options,
     pub(crate) tables: usize,
+    /// Frames that unmaps took out and no flush has freed.
+    pub(crate) retired: Chain,
     format: PhantomData<F>,
 }
 
@@ -76,6 +78,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             request,
             options: config.options,
             tables: 1,
+            retired: Chain::default(),
             format: PhantomData,
         })
     }
@@ -95,9 +98,15 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         self.geometry
     }
 
-    /// Frames of 4 KiB that the table consists of, its root included; those in gathers no longer count.
+    /// Frames of 4 KiB that the table consists of, its root included; [retired](PageTable::retired) ones no longer
+    /// count.
     pub fn tables(&self) -> usize {
         self.tables
+    }
+
+    /// Frames of 4 KiB that unmaps took out and that wait for the flush of their gather.
+    pub fn retired(&self) -> usize {
+        self.retired.count
     }
 
     /// Where the table sends `iova`, if anywhere.
@@ -121,14 +130,26 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         None
     }
 
-    /// Gives back the table frames that unmaps of this table put into a gather.
+    /// Gives back the frames of the tables that the unmaps in `gather` took out of this table.
     ///
     /// # Safety
     ///
-    /// `freed` is the content of a gather that holds unmaps of this table and nothing else, it has not been given back
-    /// before, and hardware has confirmed the invalidation of all that the gather holds.
-    pub unsafe fn free_gathered(&self, freed: FreedFrames) {
-        self.free_chain(freed);
+    /// Hardware has confirmed the invalidation of all that the gather holds.
+    pub unsafe fn free_gathered(&mut self, gather: &mut Gather) {
+        let ticket = gather.ticket();
+        let mut left = core::mem::take(&mut self.retired);
+        while let Some(head) = left.head {
+            let frame = self.frame(head);
+            let held = left.pop(&frame);
+            if held == ticket {
+                self.free_frame(head);
+            } else {
+                // Another gather's: back, with the order of the chain reversed.
+                let mut kept = self.retired;
+                kept.push(&frame, held);
+                self.retired = kept;
+            }
+        }
     }
 
     /// Keeps every frame allocated for ever: for a table that hardware, out of control, may still walk.
@@ -156,9 +177,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     }
 
     /// Frees every frame of a chain that hardware cannot reach.
-    pub(crate) fn free_chain(&self, mut frames: FreedFrames) {
+    pub(crate) fn free_chain(&self, mut frames: Chain) {
         while let Some(head) = frames.head {
-            frames = chain::pop(frames, &self.frame(head));
+            frames.pop(&self.frame(head));
             self.free_frame(head);
         }
     }
@@ -186,6 +207,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 
 impl<H: Hal, F: Format> Drop for PageTable<H, F> {
     fn drop(&mut self) {
+        self.free_chain(self.retired);
         self.free_tree(self.root, self.top());
     }
 }

@@ -1,6 +1,6 @@
 //! Unmapping: look first, then take away, and note what hardware may still hold.
 
-use crate::chain;
+use crate::chain::Chain;
 use crate::dirty::Dirty;
 use crate::format::Format;
 use crate::span::Span;
@@ -13,11 +13,12 @@ use iommu_hal::mem::Frame;
 
 impl<H: Hal, F: Format> PageTable<H, F> {
     /// Takes `range` out of the table, and notes in `gather`, which the driver has claimed for this table, the ranges
-    /// and levels of the leaves that are gone and the frames of tables that nothing leads to any more.
+    /// and levels of the leaves that are gone and the ranges of tables that nothing leads to any more. The frames of
+    /// those tables are kept, under the gather's ticket, for [`PageTable::free_gathered`].
     ///
     /// Until hardware has confirmed the invalidation of what the gather holds, a device may still reach the memory, and
-    /// hardware may still walk the frames: each holds what it held, but for entry 0, where the link to the next frame
-    /// of the gather reads as not present.
+    /// hardware may still walk the frames: each holds what it held, but for its first two entries, which read as not
+    /// present.
     ///
     /// # Errors
     ///
@@ -28,9 +29,11 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let root = self.frame(self.root());
         let span = Span::new(range, self.top());
         self.check_mapped(&root, span)?;
-        let before = gather.freed().count;
-        self.remove(&root, span, gather);
-        self.tables -= gather.freed().count - before;
+        let mut taken = Taken { ticket: gather.ticket(), gather, retired: self.retired };
+        self.remove(&root, span, &mut taken);
+        let retired = taken.retired;
+        self.tables -= retired.count - self.retired.count;
+        self.retired = retired;
         Ok(())
     }
 
@@ -65,7 +68,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     }
 
     /// Clears what `table` holds for `span`, all of which is mapped.
-    fn remove(&self, table: &Frame<'_, H>, span: Span, gather: &mut Gather) {
+    fn remove(&self, table: &Frame<'_, H>, span: Span, taken: &mut Taken<'_>) {
         let mut dirty = Dirty::default();
         let mut left = span.entries();
         while let Some(piece) = next_piece::<H, F>(table, span, &mut left) {
@@ -75,37 +78,45 @@ impl<H: Hal, F: Format> PageTable<H, F> {
                         table.store(index, 0);
                     }
                     dirty.add(leaves.start, leaves.len());
-                    gather.add_leaves(span.parts(leaves), span.level());
+                    taken.gather.add_leaves(span.parts(leaves), span.level());
                 }
                 Piece::Table(index, phys) if span.covers(index) => {
                     table.store(index, 0);
                     dirty.add(index, 1);
-                    self.retire(phys, span.below(index), gather);
+                    self.retire(phys, span.below(index), taken);
                 }
-                Piece::Table(index, phys) => self.remove(&self.frame(phys), span.below(index), gather),
+                Piece::Table(index, phys) => self.remove(&self.frame(phys), span.below(index), taken),
             }
         }
         dirty.clean(table);
     }
 
-    /// Puts the table in the frame `phys`, which nothing leads to any more, and all tables below it onto the gather's
-    /// chain. It translated `span`, all of it mapped.
+    /// Puts the table in the frame `phys`, which nothing leads to any more, and all tables below it onto the chain of
+    /// retired ones. It translated `span`, all of it mapped.
     ///
     /// Hardware that has cached the entry which led here goes on to walk the table, and finds each address as it was
-    /// or, where the link took the place of entry 0, not present. Until the flush both are allowed, in any order, so
-    /// that the stores need neither barrier nor cleaning. Tables below come first: the link overwrites what leads to
-    /// one of them.
-    fn retire(&self, phys: PhysAddr, span: Span, gather: &mut Gather) {
+    /// or, where link and ticket took an entry's place, not present. Until the flush both are allowed, in any order, so
+    /// that the stores need neither barrier nor cleaning. Tables below come first: link and ticket overwrite what leads
+    /// to two of them.
+    fn retire(&self, phys: PhysAddr, span: Span, taken: &mut Taken<'_>) {
         let table = self.frame(phys);
         let mut left = span.entries();
         while let Some(piece) = next_piece::<H, F>(&table, span, &mut left) {
             match piece {
-                Piece::Leaves(leaves) => gather.add_leaves(span.parts(leaves), span.level()),
-                Piece::Table(index, phys) => self.retire(phys, span.below(index), gather),
+                Piece::Leaves(leaves) => taken.gather.add_leaves(span.parts(leaves), span.level()),
+                Piece::Table(index, phys) => self.retire(phys, span.below(index), taken),
             }
         }
-        gather.add_table(span.range(), chain::push(gather.freed(), &table));
+        taken.retired.push(&table, taken.ticket);
+        taken.gather.add_table(span.range());
     }
+}
+
+/// What an unmap has taken out so far.
+struct Taken<'g> {
+    gather: &'g mut Gather,
+    ticket: u64,
+    retired: Chain,
 }
 
 /// What stands next in a table, all of whose entries in question are present.

@@ -18,17 +18,26 @@ for_each_kind!(
     a_table_that_is_not_covered_stays,
     a_whole_tree_is_freed_but_for_the_root,
     a_gather_names_the_leaves_that_are_gone,
-    a_retired_table_keeps_all_but_its_first_entry,
+    a_retired_table_keeps_all_but_two_entries,
+    a_flush_frees_its_own_gather_only,
 );
 
 fn is_send_and_sync<T: Send + Sync>(_: &T) {}
 
 /// Frees what the gather holds, as a driver does once the flush is confirmed.
-fn flush<H: Hal, K: Kind>(table: &PageTable<H, K::F>, gather: &mut Gather) {
-    let freed = gather.freed();
+fn flush<H: Hal, K: Kind>(table: &mut PageTable<H, K::F>, gather: &mut Gather) {
+    // SAFETY: no hardware walks these tables.
+    unsafe { table.free_gathered(gather) };
     gather.clear();
-    // SAFETY: no hardware walks these tables, and the gather is empty now.
-    unsafe { table.free_gathered(freed) };
+}
+
+/// The frame of the lowest table on the way to `at`, from the raw entries: all formats here keep the address of the next
+/// table in bits 51:12.
+fn lowest_table<K: Kind>(memory: &TestMemory, root: PhysAddr, at: u64) -> PhysAddr {
+    (1..K::LEVELS).rev().fold(root, |phys, level| {
+        let index = at >> (12 + 9 * level) & 0x1ff;
+        PhysAddr::new(memory.read64(phys.wrapping_add(index * 8)) & 0xf_ffff_ffff_f000)
+    })
 }
 
 fn dropping_gives_every_frame_back<K: Kind>() {
@@ -64,16 +73,16 @@ fn a_covered_table_goes_into_the_gather_and_comes_back_after_the_flush<K: Kind>(
     // Three tables of pages, the middle one covered by the unmap; and a page that keeps the upper ones.
     table.map(iova(M2), &[run(K4, 3 * M2)], Prot::READ).unwrap();
     let tables = table.tables();
+    let retired = lowest_table::<K>(&memory, table.root(), 2 * M2);
     let mut gather = Gather::new();
     table.unmap(range(2 * M2 - K4, M2 + 2 * K4), &mut gather).unwrap();
-    assert_eq!((gather.freed().count, table.tables(), memory.in_use()), (1, tables - 1, tables));
+    assert_eq!((table.retired(), table.tables(), memory.in_use()), (1, tables - 1, tables));
     assert!(gather.tables_changed() && !gather.is_empty());
     // The frame is not used again before the flush.
-    let retired = gather.freed().head.unwrap();
     table.map(iova(2 * M2), &[run(0x77 * K4, M2)], Prot::READ).unwrap();
     assert_eq!(memory.in_use(), tables + 1);
     assert!(memory.is_allocated(retired));
-    flush::<_, K>(&table, &mut gather);
+    flush::<_, K>(&mut table, &mut gather);
     assert_eq!((table.tables(), memory.in_use(), memory.is_allocated(retired)), (tables, tables, false));
     drop(table);
     assert_eq!(memory.in_use(), 0);
@@ -88,10 +97,10 @@ fn one_gather_takes_many_unmaps<K: Kind>() {
     let mut gather = Gather::new();
     for (n, at) in [3, 9, 4, 15, 0].into_iter().enumerate() {
         table.unmap(range(at * M2, M2), &mut gather).unwrap();
-        assert_eq!((gather.freed().count, table.tables()), (n + 1, tables - n - 1));
+        assert_eq!((table.retired(), table.tables()), (n + 1, tables - n - 1));
     }
     assert_eq!(memory.in_use(), tables);
-    flush::<_, K>(&table, &mut gather);
+    flush::<_, K>(&mut table, &mut gather);
     assert_eq!(memory.in_use(), tables - 5);
     drop(table);
     assert_eq!(memory.in_use(), 0);
@@ -108,7 +117,7 @@ fn a_table_that_is_not_covered_stays<K: Kind>() {
     assert_eq!(gather.ranges().collect::<Vec<_>>(), [range(0, K4)]);
     table.unmap(range(K4, K4), &mut gather).unwrap();
     // Empty, and kept.
-    assert_eq!((gather.freed().count, table.tables()), (0, usize::from(K::LEVELS)));
+    assert_eq!((table.retired(), table.tables()), (0, usize::from(K::LEVELS)));
     let allocations = memory.allocations();
     table.map(iova(0), &[run(0, M2)], Prot::READ).unwrap();
     assert_eq!(memory.allocations(), allocations);
@@ -126,12 +135,12 @@ fn a_whole_tree_is_freed_but_for_the_root<K: Kind>() {
     assert!(tables > 3);
     let mut gather = Gather::new();
     table.unmap(range(0, len), &mut gather).unwrap();
-    assert_eq!((gather.freed().count, table.tables()), (tables - 1, 1));
+    assert_eq!((table.retired(), table.tables()), (tables - 1, 1));
     assert_eq!(gather.ranges().collect::<Vec<_>>(), [range(0, len)]);
-    flush::<_, K>(&table, &mut gather);
+    flush::<_, K>(&mut table, &mut gather);
     assert!(memory.snapshot() == empty);
-    assert_eq!(gather.freed().count, 0);
-    flush::<_, K>(&table, &mut gather);
+    assert_eq!(table.retired(), 0);
+    flush::<_, K>(&mut table, &mut gather);
     assert_eq!(memory.in_use(), 1);
 }
 
@@ -163,28 +172,55 @@ fn a_gather_names_the_leaves_that_are_gone<K: Kind>() {
     table.map(iova(8 * G1), &[run(K4, M2), run(M2, G1 - M2)], Prot::READ).unwrap();
     let mut gather = Gather::new();
     table.unmap(range(8 * G1, G1), &mut gather).unwrap();
-    assert_eq!((gather.levels().mask(), gather.tables_changed(), gather.freed().count), (0b011, true, 2));
+    assert_eq!((gather.levels().mask(), gather.tables_changed(), table.retired()), (0b011, true, 2));
     assert_eq!(gather.ranges().collect::<Vec<_>>(), [range(8 * G1, G1)]);
 }
 
-fn a_retired_table_keeps_all_but_its_first_entry<K: Kind>() {
+fn a_retired_table_keeps_all_but_two_entries<K: Kind>() {
     let memory = memory();
     let mut table = K::table(&memory);
     table.map(iova(0), &[run(K4, 2 * M2)], Prot::READ).unwrap();
     let before = memory.snapshot();
+    let frames = [0, M2].map(|at| lowest_table::<K>(&memory, table.root(), at));
     let mut gather = Gather::new();
     table.unmap(range(0, 2 * M2), &mut gather).unwrap();
-    let mut frame = gather.freed().head;
-    for left in [1, 0] {
-        let phys = frame.unwrap();
-        for word in 1..512 {
+    for phys in frames {
+        for word in 2..512 {
             let at = phys.wrapping_add(word * 8);
             assert_eq!(memory.read64(at), before.read64(at).unwrap());
         }
-        let link = memory.read64(phys);
-        assert_eq!(link & 0xfff, 0);
-        frame = (left != 0).then_some(PhysAddr::new(link));
+        // Link and ticket: not present in any format.
+        for word in [0, 1] {
+            assert_eq!(memory.read64(phys.wrapping_add(word * 8)) & 0xfff, 0);
+        }
     }
+}
+
+fn a_flush_frees_its_own_gather_only<K: Kind>() {
+    let memory = memory();
+    let mut table = K::table(&memory);
+    table.map(iova(0), &[run(K4, 6 * M2)], Prot::READ).unwrap();
+    let frames: Vec<PhysAddr> = (0..6).map(|n| lowest_table::<K>(&memory, table.root(), n * M2)).collect();
+    let [mut first, mut second] = [Gather::new(), Gather::new()];
+    for n in 0..6 {
+        let gather = if n % 2 == 0 { &mut first } else { &mut second };
+        table.unmap(range(n * M2, M2), gather).unwrap();
+    }
+    let held = |memory: &TestMemory| frames.iter().map(|phys| memory.is_allocated(*phys)).collect::<Vec<_>>();
+    // A gather that never saw these unmaps frees nothing, nor does one that was cleared.
+    flush::<_, K>(&mut table, &mut Gather::new());
+    assert_eq!((table.retired(), held(&memory)), (6, vec![true; 6]));
+    flush::<_, K>(&mut table, &mut second);
+    assert_eq!((table.retired(), held(&memory)), (3, vec![true, false, true, false, true, false]));
+    flush::<_, K>(&mut table, &mut second);
+    assert_eq!(table.retired(), 3);
+    first.clear();
+    flush::<_, K>(&mut table, &mut first);
+    // Nobody can flush these any more: they are the table's until it goes.
+    assert_eq!(table.retired(), 3);
+    drop(table);
+    assert_eq!(memory.in_use(), 0);
+    memory.check_freed();
 }
 
 #[test]
@@ -204,8 +240,8 @@ fn a_chain_may_hold_the_frame_at_address_zero() {
     assert_eq!((table.tables(), memory.in_use()), (6, 6));
     let mut gather = Gather::new();
     table.unmap(range(0, 3 * M2), &mut gather).unwrap();
-    assert_eq!((gather.freed().count, memory.is_allocated(PhysAddr::new(0))), (3, true));
-    flush::<_, Second4>(&table, &mut gather);
+    assert_eq!((table.retired(), memory.is_allocated(PhysAddr::new(0))), (3, true));
+    flush::<_, Second4>(&mut table, &mut gather);
     assert_eq!((memory.in_use(), memory.is_allocated(PhysAddr::new(0))), (3, false));
     drop(table);
     assert_eq!(memory.in_use(), 0);

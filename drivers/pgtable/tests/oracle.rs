@@ -83,7 +83,7 @@ impl<'m, K: Kind> Rig<'m, K> {
         let read = |phys| self.memory.device_read64(PhysAddr::new(phys));
         let (leaves, tables) = K::RAW.scan(&read, K::RAW.root(self.table.root().get())).unwrap();
         assert_eq!(tables.len(), self.table.tables());
-        assert_eq!(self.memory.in_use(), tables.len() + self.gather.freed().count);
+        assert_eq!(self.memory.in_use(), tables.len() + self.table.retired());
         assert_eq!(self.memory.take_stale_reads(), []);
         leaves
     }
@@ -141,7 +141,7 @@ impl<'m, K: Kind> Rig<'m, K> {
         }
         let memory = self.memory.snapshot();
         let tables = self.table.tables();
-        let freed = self.gather.freed().count;
+        let freed = self.table.retired();
         let result = self.table.unmap(range, &mut self.gather);
         assert_eq!(result, expected, "{range}");
         if let Err(error) = result {
@@ -153,8 +153,8 @@ impl<'m, K: Kind> Rig<'m, K> {
         self.tally.unmapped += 1;
         self.tally.tables_freed += tables - self.table.tables();
         self.flat.unmap(range);
-        assert_eq!(self.gather.freed().count - freed, tables - self.table.tables());
-        assert!(self.gather.tables_changed() || self.gather.freed().count == 0);
+        assert_eq!(self.table.retired() - freed, tables - self.table.tables());
+        assert!(self.gather.tables_changed() || self.table.retired() == 0);
         for leaf in before.iter().filter(|leaf| range.contains(iova(leaf.iova))) {
             let whole = common::range(leaf.iova, leaf.size);
             assert!(self.gather.ranges().any(|held| held.covers(whole)), "{whole} is in no range");
@@ -163,10 +163,9 @@ impl<'m, K: Kind> Rig<'m, K> {
     }
 
     fn flush(&mut self) {
-        let freed = self.gather.freed();
-        self.gather.clear();
         // SAFETY: the walker of this test holds nothing between two steps.
-        unsafe { self.table.free_gathered(freed) };
+        unsafe { self.table.free_gathered(&mut self.gather) };
+        self.gather.clear();
     }
 
     fn compare(&self, leaves: &[Leaf]) {

@@ -84,6 +84,8 @@ pub enum HwError {
     OutOfDomainIds,
     /// The unit lacks a capability that was asked for.
     Missing(Capability),
+    /// The driver does not do this, whatever the unit may be capable of.
+    Unsupported(&'static str),
     /// The unit or this driver has no such stream.
     NoSuchStream {
         /// The id on the bus.
@@ -120,6 +122,7 @@ impl fmt::Display for HwError {
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::OutOfDomainIds => f.write_str("out of domain ids"),
             Self::Missing(capability) => write!(f, "the unit lacks {capability}"),
+            Self::Unsupported(what) => write!(f, "the driver does not support {what}"),
             Self::NoSuchStream { stream } => write!(f, "no stream {stream:#x} here"),
             Self::ForeignDomain => f.write_str("the domain belongs to another unit, or the gather to another domain"),
             Self::InUse => f.write_str("streams are attached"),

@@ -55,7 +55,8 @@ pub enum FaultKind {
 pub struct Fault {
     /// Who made it.
     pub stream: Stream,
-    /// The address, as exactly as hardware records it: see [`Fault::granule`].
+    /// The address, as exactly as hardware records it: see [`Fault::granule`]. For [`FaultKind::Interrupt`] the index of
+    /// the interrupt.
     pub iova: Iova,
     /// The record's granularity in bytes: 4096 where hardware keeps only the page.
     pub granule: u64,

@@ -1,7 +1,7 @@
 //! What an unmap changed, for the flush that must follow.
 
-use super::HwError;
-use crate::addr::{IovaRange, PhysAddr};
+use super::{HwError, unique_number};
+use crate::addr::IovaRange;
 
 /// A set of table levels as a mask: bit n stands for level n, 0 being the lowest (4 KiB leaves).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -24,34 +24,23 @@ impl LevelSet {
     }
 }
 
-/// A chain of table frames that hardware may still read: the head and the number of them.
-///
-/// The links stand in the frames themselves, so the chain needs no memory and cannot fail. Only the table code that
-/// built the chain can follow it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FreedFrames {
-    /// The frame put in last.
-    pub head: Option<PhysAddr>,
-    /// How many frames the chain holds.
-    pub count: usize,
-}
-
 /// Number of separate ranges a gather keeps before it falls back on ranges that cover several.
 const RANGES: usize = 8;
 
-/// Collects what unmaps of *one* domain changed: ranges, leaf levels, and table frames to free after the flush.
+/// Collects what unmaps of *one* domain changed: ranges, leaf levels, and whether tables were taken out.
 ///
 /// It never allocates and never fails: where ranges become too many, neighbours are merged into one that covers both.
-/// A gather dropped without a flush leaks its table frames: a frame that hardware may still read is never reused.
+/// Table frames that were taken out stay with the domain, under the gather's [ticket](Gather::ticket), until the gather
+/// is flushed or the domain goes: a frame that hardware may still read is never reused.
 #[derive(Debug, Default)]
 #[must_use = "what was unmapped stays reachable until the gather is flushed"]
 pub struct Gather {
     owner: Option<u64>,
+    ticket: Option<u64>,
     ranges: [Option<IovaRange>; RANGES],
     levels: LevelSet,
     tables: bool,
     everything: bool,
-    freed: FreedFrames,
 }
 
 impl Gather {
@@ -59,11 +48,11 @@ impl Gather {
     pub const fn new() -> Self {
         Self {
             owner: None,
+            ticket: None,
             ranges: [None; RANGES],
             levels: LevelSet(0),
             tables: false,
             everything: false,
-            freed: FreedFrames { head: None, count: 0 },
         }
     }
 
@@ -74,7 +63,7 @@ impl Gather {
     /// [`HwError::ForeignDomain`] where it holds another domain's work.
     pub fn claim(&mut self, owner: u64) -> Result<(), HwError> {
         match self.owner {
-            Some(other) if other != owner => Err(HwError::ForeignDomain),
+            Some(other) if other != owner && !self.is_empty() => Err(HwError::ForeignDomain),
             _ => {
                 self.owner = Some(owner);
                 Ok(())
@@ -88,12 +77,17 @@ impl Gather {
         self.add_range(range);
     }
 
-    /// For drivers: notes that the table frame at the head of `freed` no longer hangs in the tree; it had translated
-    /// `range`.
-    pub fn add_table(&mut self, range: IovaRange, freed: FreedFrames) {
+    /// For drivers: notes that a table which had translated `range` no longer hangs in the tree.
+    pub fn add_table(&mut self, range: IovaRange) {
         self.tables = true;
-        self.freed = freed;
         self.add_range(range);
+    }
+
+    /// For drivers: the number under which a domain keeps the frames of the tables that this gather's unmaps took out.
+    /// No other gather has it or ever had it, and this one gets another when it is cleared, so whoever holds a number
+    /// also holds every range that goes with it.
+    pub fn ticket(&mut self) -> u64 {
+        *self.ticket.get_or_insert_with(unique_number)
     }
 
     /// Asks for an invalidation of everything the domain has.
@@ -104,7 +98,7 @@ impl Gather {
 
     /// Whether there is nothing to flush.
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.ranges[0].is_none() && self.freed.count == 0
+        !self.everything && self.ranges[0].is_none()
     }
 
     /// The ranges to invalidate. Meaningless where [`Gather::everything`] is set.
@@ -127,12 +121,7 @@ impl Gather {
         self.everything
     }
 
-    /// For drivers: the frames to free once the flush is confirmed.
-    pub fn freed(&self) -> FreedFrames {
-        self.freed
-    }
-
-    /// For drivers: empties the gather, after the flush was confirmed and the frames were taken over.
+    /// For drivers: empties the gather, after the flush was confirmed and the frames were freed.
     pub fn clear(&mut self) {
         *self = Self::new();
     }
@@ -193,9 +182,12 @@ mod tests {
     fn a_gather_serves_one_domain() {
         let mut gather = Gather::new();
         gather.claim(7).unwrap();
-        gather.claim(7).unwrap();
-        assert_eq!(gather.claim(8), Err(HwError::ForeignDomain));
-        gather.clear();
+        // Nothing was put in: it is still anybody's.
         gather.claim(8).unwrap();
+        gather.add_leaves(range(0, 0x1000), 0);
+        gather.claim(8).unwrap();
+        assert_eq!(gather.claim(7), Err(HwError::ForeignDomain));
+        gather.clear();
+        gather.claim(7).unwrap();
     }
 }

@@ -19,7 +19,7 @@ mod stream;
 
 pub use error::{Capability, HwError, Wait};
 pub use fault::{AccessKind, Fault, FaultKind, FaultReport};
-pub use gather::{FreedFrames, Gather, LevelSet};
+pub use gather::{Gather, LevelSet};
 pub use stream::{Pasid, RequesterId, Stream, StreamId};
 
 use crate::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
@@ -206,7 +206,8 @@ pub trait Unit: Send + Sync {
 
 /// A translation domain: tables that one or more streams of one unit are translated through.
 ///
-/// Dropping an attached domain blocks its streams first.
+/// Dropping an attached domain [retires](Domain::retire) it first; where hardware does not confirm that, the driver keeps
+/// the tables for ever. Whoever must know calls [`Domain::retire`] before, as the memory behind is the caller's.
 pub trait Domain: Any + Send + Sync {
     /// The addresses the domain takes and gives.
     fn geometry(&self) -> Geometry;
@@ -244,6 +245,14 @@ pub trait Domain: Any + Send + Sync {
     /// [`HwError::TimedOut`], [`HwError::Queue`]: the gather keeps its content, and the memory must not be reused.
     /// [`HwError::ForeignDomain`] as for [`Domain::unmap`].
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError>;
+
+    /// Blocks every stream that is attached, and waits until no device can reach anything through the domain.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::TimedOut`], [`HwError::Queue`]: no stream is attached any more as far as the tables say, but hardware
+    /// did not confirm; what is mapped counts as reachable until a later call succeeds.
+    fn retire(&self) -> Result<(), HwError>;
 
     /// Where the tables send `iova`, if anywhere.
     fn translate(&self, iova: Iova) -> Option<Translation>;

@@ -30,6 +30,9 @@ struct Member {
 }
 
 /// An address space.
+///
+/// Dropping it drops its domains, which blocks their streams; but only [`Ioas::remove_domain`] tells whether hardware has
+/// confirmed that, so an embedder that reuses the memory calls it first.
 #[derive(Default)]
 pub struct Ioas {
     areas: Areas,
@@ -83,10 +86,14 @@ impl Ioas {
                 let result = remove(&*member.domain, core::iter::once(&area), true);
                 undone = undone.and(result);
             }
-            if undone.is_err() {
-                self.areas.insert(area.into_draining());
-            }
-            return Err(IoasError::Domain(error));
+            // What could not be undone is what the caller must know: until it is, the memory counts as reachable.
+            return Err(IoasError::Domain(match undone {
+                Ok(()) => error,
+                Err(unconfirmed) => {
+                    self.areas.insert(area.into_draining());
+                    unconfirmed
+                }
+            }));
         }
         self.areas.insert(area);
         Ok(())
@@ -152,7 +159,8 @@ impl Ioas {
         for range in domain.reserved_ranges() {
             self.reserve(*range, owner).inspect_err(|_| self.reserved.release(owner))?;
         }
-        for area in self.areas.iter() {
+        // What is draining was unmapped as far as its owner is concerned: no new domain may lead there.
+        for area in self.areas.iter().filter(|area| !area.is_draining()) {
             if let Err(error) = domain.map(area.range().start(), area.extents(), area.prot()) {
                 self.reserved.release(owner);
                 return Err(IoasError::Domain(error));
@@ -168,13 +176,16 @@ impl Ioas {
         self.domains.iter().find(|member| member.id == id).map(|member| &*member.domain)
     }
 
-    /// Lets a domain leave, blocking its streams. Its reserved ranges become free.
+    /// Lets a domain leave: blocks its streams and waits until no device reaches anything through it. Its reserved
+    /// ranges become free.
     ///
     /// # Errors
     ///
-    /// [`IoasError::NoDomain`].
+    /// [`IoasError::NoDomain`]. [`IoasError::Domain`] where hardware did not confirm: the domain stays, and all of its
+    /// memory counts as reachable until a later call succeeds.
     pub fn remove_domain(&mut self, id: DomainId) -> Result<(), IoasError> {
         let at = self.domains.iter().position(|member| member.id == id).ok_or(IoasError::NoDomain)?;
+        self.domains[at].domain.retire()?;
         drop(self.domains.remove(at));
         self.reserved.release(Owner::Domain(id));
         Ok(())

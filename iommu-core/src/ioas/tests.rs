@@ -78,6 +78,14 @@ impl Domain for FakeDomain {
         Ok(())
     }
 
+    fn retire(&self) -> Result<(), HwError> {
+        if let Some(error) = *self.hardware.fail_flush.lock().unwrap() {
+            return Err(error);
+        }
+        self.hardware.reachable.lock().unwrap().clear();
+        Ok(())
+    }
+
     fn translate(&self, iova: Iova) -> Option<Translation> {
         let pages = self.hardware.pages.lock().unwrap();
         let (frame, prot) = *pages.get(&(iova.get() & !0xfff))?;
@@ -187,6 +195,50 @@ fn a_map_that_hardware_does_not_confirm_is_taken_back_or_drains() {
     *hardware[1].fail_flush.lock().unwrap() = None;
     assert_eq!(ioas.unmap_all(), Ok(0x1000));
     assert!(hardware.iter().all(|one| reachable(one) == 0));
+}
+
+#[test]
+fn an_undo_that_hardware_does_not_confirm_is_what_the_caller_hears_of() {
+    let (mut ioas, hardware) = with_domains(2);
+    *hardware[0].fail_flush.lock().unwrap() = Some(TIMEOUT);
+    *hardware[1].fail_map.lock().unwrap() = Some(HwError::OutOfMemory);
+    // Not OutOfMemory: that would say that nothing is reachable.
+    assert_eq!(map(&mut ioas, 0x4000, 0x1_0000, 0x1000), Err(IoasError::Domain(TIMEOUT)));
+    assert!(reachable(&hardware[0]) == 1 && ioas.areas().all(Area::is_draining));
+    *hardware[0].fail_flush.lock().unwrap() = None;
+    assert_eq!(ioas.unmap_all(), Ok(0x1000));
+    assert_eq!(reachable(&hardware[0]), 0);
+}
+
+#[test]
+fn what_is_draining_is_not_mapped_in_a_new_domain() {
+    let (mut ioas, hardware) = with_domains(1);
+    map(&mut ioas, 0x4000, 0x1_0000, 0x1000).unwrap();
+    map(&mut ioas, 0x8000, 0x2_0000, 0x1000).unwrap();
+    *hardware[0].fail_flush.lock().unwrap() = Some(TIMEOUT);
+    assert_eq!(ioas.unmap(range(0x4000, 0x1000)), Err(IoasError::Domain(TIMEOUT)));
+    let late = Arc::<Hardware>::default();
+    ioas.add_domain(Box::new(FakeDomain { hardware: late.clone(), reserved: vec![] })).unwrap();
+    assert_eq!(late.pages.lock().unwrap().keys().copied().collect::<Vec<_>>(), [0x8000]);
+    *hardware[0].fail_flush.lock().unwrap() = None;
+    assert_eq!(ioas.unmap_all(), Ok(0x2000));
+    assert!(reachable(&late) == 0 && reachable(&hardware[0]) == 0);
+}
+
+#[test]
+fn a_domain_that_hardware_does_not_let_go_stays() {
+    let (mut ioas, hardware) = with_domains(0);
+    let held = Arc::<Hardware>::default();
+    let id = ioas.add_domain(Box::new(FakeDomain { hardware: held.clone(), reserved: vec![] })).unwrap();
+    map(&mut ioas, 0x4000, 0x1_0000, 0x1000).unwrap();
+    *held.fail_flush.lock().unwrap() = Some(TIMEOUT);
+    assert_eq!(ioas.remove_domain(id), Err(IoasError::Domain(TIMEOUT)));
+    // So that an unmap cannot say that nobody reaches the memory.
+    assert_eq!(ioas.unmap_all(), Err(IoasError::Domain(TIMEOUT)));
+    *held.fail_flush.lock().unwrap() = None;
+    ioas.remove_domain(id).unwrap();
+    assert!(reachable(&held) == 0 && hardware.is_empty());
+    assert_eq!(ioas.unmap_all(), Ok(0x1000));
 }
 
 #[test]
