@@ -1,0 +1,203 @@
+//! A translation domain of one unit: page tables, a domain id, and the invalidations that keep both honest.
+
+use crate::invalidate::{Change, Tag};
+use crate::spec::pasid::{AddressWidth, PasidEntry, TranslationType};
+use crate::unit::Shared;
+use alloc::sync::Arc;
+use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
+use iommu_core::error;
+use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
+use iommu_hal::Hal;
+use iommu_hal::regs::Registers;
+use iommu_pgtable::{Config as TableConfig, PageTable, SecondStageOptions, VtdFirstStage, VtdSecondStage};
+use spin::Mutex;
+
+/// Writes to this range are interrupts and never translated as memory (section 3.14); nothing may lead there either.
+const INTERRUPTS: [IovaRange; 1] = match IovaRange::from_len(Iova::new(0xfee0_0000), 0x10_0000) {
+    Some(range) => [range],
+    None => [IovaRange::FULL],
+};
+
+/// Refuses a map that touches the interrupt range on either side.
+fn check_interrupt_range(iova: Iova, extents: &[PhysExtent]) -> Result<(), HwError> {
+    // Physical addresses are looked at as if they were virtual: only the numbers count.
+    let outputs = extents.iter().map(|extent| (Iova::new(extent.start.get()), extent.len));
+    let input = total_len(extents).map(|len| (iova, len));
+    match input.into_iter().chain(outputs).find(|(start, len)| {
+        IovaRange::from_len(*start, *len)
+            .is_some_and(|range| INTERRUPTS.iter().any(|reserved| reserved.overlaps(range)))
+    }) {
+        Some((start, _)) => Err(HwError::Reserved { address: start.get() }),
+        None => Ok(()),
+    }
+}
+
+/// Tables of either stage.
+enum StageTables<H: Hal + Clone> {
+    First(PageTable<H, VtdFirstStage>),
+    Second(PageTable<H, VtdSecondStage>),
+}
+
+/// Does the same with the tables of either stage.
+macro_rules! either {
+    ($tables:expr, $table:ident => $does:expr) => {
+        match $tables {
+            StageTables::First($table) => $does,
+            StageTables::Second($table) => $does,
+        }
+    };
+}
+
+/// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
+/// does not confirm, the tables stay allocated for ever.
+pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
+    unit: Arc<Shared<H, R>>,
+    tag: Tag,
+    /// Distinguishes this domain's gathers from all others.
+    serial: u64,
+    geometry: Geometry,
+    root: PhysAddr,
+    width: AddressWidth,
+    /// `None` only while being dropped.
+    tables: Mutex<Option<StageTables<H>>>,
+}
+
+impl<H: Hal + Clone, R: Registers> Domain<H, R> {
+    /// An empty domain with domain id `id`, which stays the caller's on an error.
+    pub(crate) fn new(unit: &Arc<Shared<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
+        let caps = &unit.caps;
+        let (tables, tag, width) = match stage {
+            Stage::First => {
+                let config = TableConfig::<VtdFirstStage> {
+                    levels: 4,
+                    page_sizes: caps.first_stage_pages(),
+                    input_bits: caps.first_stage_bits()?,
+                    output_bits: unit.host_bits,
+                    memory: caps.paging_memory(),
+                    address_bits: unit.host_bits,
+                    options: (),
+                };
+                let tables = PageTable::new(unit.hal.clone(), config)?;
+                (StageTables::First(tables), Tag::DomainAndPasid(id), caps.idle_width())
+            }
+            Stage::Second => {
+                let stage = caps.second_stage()?;
+                let config = TableConfig::<VtdSecondStage> {
+                    levels: stage.levels,
+                    page_sizes: caps.second_stage_pages(),
+                    input_bits: stage.input_bits,
+                    output_bits: unit.host_bits,
+                    memory: caps.paging_memory(),
+                    address_bits: unit.host_bits,
+                    options: SecondStageOptions::default(),
+                };
+                let tables = PageTable::new(unit.hal.clone(), config)?;
+                (StageTables::Second(tables), Tag::Domain(id), stage.width)
+            }
+        };
+        Ok(Self {
+            unit: unit.clone(),
+            tag,
+            serial: hw::unique_number(),
+            geometry: either!(&tables, table => table.geometry()),
+            root: either!(&tables, table => table.root()),
+            width,
+            tables: Mutex::new(Some(tables)),
+        })
+    }
+
+    pub(crate) fn belongs_to(&self, unit: &Arc<Shared<H, R>>) -> bool {
+        Arc::ptr_eq(&self.unit, unit)
+    }
+
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The PASID table entry that leads to this domain.
+    pub(crate) fn pasid_entry(&self) -> PasidEntry {
+        PasidEntry {
+            translation: match self.tag {
+                Tag::Domain(_) => TranslationType::SecondStage,
+                Tag::DomainAndPasid(_) => TranslationType::FirstStage,
+            },
+            width: self.width,
+            domain_id: self.tag.domain_id(),
+            root: self.root,
+            page_walk_snoop: self.unit.caps.page_walk_snoop(),
+        }
+    }
+
+    /// Frees the table frames of a gather whose invalidation was confirmed.
+    #[allow(unsafe_code, reason = "freeing what hardware walked is for whoever knows that it no longer does")]
+    fn free_tables(&self, gather: &mut Gather) -> Result<(), HwError> {
+        self.with_tables(|tables| {
+            // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
+            either!(tables, table => unsafe { table.free_gathered(gather) });
+            Ok(())
+        })
+    }
+
+    fn with_tables<T>(&self, does: impl FnOnce(&mut StageTables<H>) -> Result<T, HwError>) -> Result<T, HwError> {
+        match self.tables.lock().as_mut() {
+            Some(tables) => does(tables),
+            None => Err(HwError::ForeignDomain),
+        }
+    }
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, R> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn reserved_ranges(&self) -> &[IovaRange] {
+        &INTERRUPTS
+    }
+
+    fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
+        check_interrupt_range(iova, extents)?;
+        self.with_tables(|tables| either!(tables, table => table.map(iova, extents, prot)))?;
+        match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
+            // Not under the lock of the tables: others map and unmap while hardware works.
+            Some(range) => self.unit.invalidate(&Change::Mapped { tag: self.tag, range }),
+            None => Ok(()),
+        }
+    }
+
+    fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
+        gather.claim(self.serial)?;
+        self.with_tables(|tables| either!(tables, table => table.unmap(range, gather)))
+    }
+
+    fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
+        gather.claim(self.serial)?;
+        if !gather.is_empty() {
+            self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })?;
+            self.free_tables(gather)?;
+        }
+        gather.clear();
+        Ok(())
+    }
+
+    fn retire(&self) -> Result<(), HwError> {
+        self.unit.retire(self.tag)
+    }
+
+    fn translate(&self, iova: Iova) -> Option<Translation> {
+        let tables = self.tables.lock();
+        tables.as_ref().and_then(|tables| either!(tables, table => table.translate(iova)))
+    }
+}
+
+impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
+    fn drop(&mut self) {
+        if self.unit.retire(self.tag).is_ok() {
+            // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
+            self.unit.free_id(self.tag);
+        } else if let Some(tables) = self.tables.get_mut().take() {
+            error!("domain {}: hardware did not confirm, its tables stay allocated", self.tag.domain_id());
+            either!(tables, table => table.leak());
+        }
+    }
+}

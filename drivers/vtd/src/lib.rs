@@ -1,0 +1,66 @@
+//! Intel VT-d in scalable mode: the driver behind [`iommu_core::hw`].
+//!
+//! [`Unit::bring_up`] takes a unit's registers and leaves it translating, with every requester blocked; from then on it
+//! is an [`iommu_core::hw::Unit`]. The rooms, each beside the layouts of [`spec`] that it uses:
+//!
+//! * [`capabilities`]: what a unit can do, and errors that name what it cannot.
+//! * `regs`: commands that are acknowledged.
+//! * `queue`: queued invalidation: batches, waits, deadlines, recovery.
+//! * `invalidate`: what changed, and which invalidations that needs.
+//! * `tables`: root, context and PASID structures.
+//! * `domain`: page tables and a domain id.
+//! * `fault`: records read, decoded and cleared.
+//! * `unit`: bring-up, attach, detach.
+//!
+//! # Limits
+//!
+//! | What | Now |
+//! |---|---|
+//! | modes | scalable only; a unit without it gives [`iommu_core::hw::HwError::Missing`] |
+//! | stages | first (4 levels), second (3 and 4 levels), pass-through; nesting is to come |
+//! | streams | whole functions; requests with PASID stay refused (PASIDE = 0) |
+//! | device TLBs, page requests, interrupt remapping | off |
+//! | snoop control, A/D bits of the second stage | off |
+//! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode |
+//! | queue | one submitter at a time waits for its own completion |
+//!
+//! # Example
+//!
+//! ```
+//! use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
+//! use iommu_core::hw::{DomainConfig, HwError, Prot, RequesterId, Stage, Stream, Target, Unit as _};
+//! use iommu_hal::{Hal, regs::Registers};
+//! use iommu_vtd::{Config, Unit};
+//!
+//! fn isolate<H, R>(hal: H, regs: R, function: RequesterId, memory: PhysExtent) -> Result<(), HwError>
+//! where
+//!     H: Hal + Clone + 'static,
+//!     R: Registers + 'static,
+//! {
+//!     let unit = Unit::bring_up(hal, regs, Config::default())?;
+//!     let domain = unit.create_domain(&DomainConfig { stage: Stage::Second })?;
+//!     domain.map(Iova::new(0), &[memory], Prot::READ_WRITE)?;
+//!     unit.attach(Stream::function(function), Target::Paging(&*domain))?;
+//!     // The function reaches `memory` at 0 and nothing else. Dropping the domain blocks it again.
+//!     Ok(())
+//! }
+//! ```
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+pub mod capabilities;
+mod domain;
+mod fault;
+mod ids;
+mod invalidate;
+mod queue;
+mod regs;
+pub mod spec;
+mod tables;
+mod unit;
+
+pub use queue::{CODE_DEVICE_TLB_TIMEOUT, Marker};
+pub use tables::Structure;
+pub use unit::{Config, Unit};

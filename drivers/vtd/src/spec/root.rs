@@ -1,0 +1,34 @@
+//! Scalable-mode root entry (section 9.2): two pointers to context tables, one for each half of the bus.
+
+use bitfield_struct::bitfield;
+use iommu_core::addr::PhysAddr;
+
+/// 64-bit words in a root entry: word 0 serves devices 0 to 15 of the bus, word 1 devices 16 to 31.
+pub const ROOT_ENTRY_WORDS: usize = 2;
+
+/// One half of a scalable-mode root entry.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct RootHalf {
+    /// LP or UP: the context table is present.
+    pub present: bool,
+    #[bits(11)]
+    __: u16,
+    /// LCTP or UCTP: frame number of the context table.
+    #[bits(52)]
+    pub frame: u64,
+}
+
+const _: () = assert!(size_of::<RootHalf>() == 8);
+
+impl RootHalf {
+    /// A present half that leads to the context table at `table`.
+    pub fn to(table: PhysAddr) -> Self {
+        Self::new().with_present(true).with_frame(table.get() >> 12)
+    }
+
+    /// Where the context table stands; `None` where not present.
+    pub fn table(self) -> Option<PhysAddr> {
+        self.present().then(|| PhysAddr::new(self.frame() << 12))
+    }
+}

@@ -1,0 +1,385 @@
+//! One remapping unit: bring-up (section 10 of the specification's software considerations), attach and detach.
+//!
+//! Lock order: domain tables, then structures, then domain ids, then the queue, then commands. Fault reporting takes
+//! none of them.
+
+use crate::capabilities::Capabilities;
+use crate::domain::Domain;
+use crate::fault::Faults;
+use crate::ids::DomainIds;
+use crate::invalidate::{Change, Tag, plan};
+use crate::queue::{Marker, Queue};
+use crate::regs::Regs;
+use crate::spec::pasid::{PasidEntry, TranslationType};
+use crate::spec::registers::*;
+use crate::tables::{Structure, Tables};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::mem::ManuallyDrop;
+use core::time::Duration;
+use iommu_core::addr::PhysAddr;
+use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stream, Target, Transition};
+use iommu_core::{error, info, warn};
+use iommu_hal::boxed::try_box;
+use iommu_hal::regs::Registers;
+use iommu_hal::{FrameRequest, Hal};
+use spin::Mutex;
+use tock_registers::LocalRegisterCopy;
+
+/// Widest physical address that any structure holds.
+const MOST_HOST_BITS: u8 = 52;
+
+/// What an embedder tells a unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Width of host physical addresses in bits: the DMAR table's host address width.
+    pub host_bits: u8,
+    /// How long any single answer of the hardware is waited for.
+    pub timeout: Duration,
+}
+
+impl Default for Config {
+    /// 48 bits, one second.
+    fn default() -> Self {
+        Self { host_bits: 48, timeout: Duration::from_secs(1) }
+    }
+}
+
+/// A unit that is up: translation is on, and every requester that was not attached is blocked.
+///
+/// A handle: clones are the same unit. When the last handle and the last domain are gone the unit goes on translating,
+/// with every requester blocked that was attached to a domain; its queue and structures stay allocated for ever.
+pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Shared<H, R>>);
+
+impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What a unit and its domains have in common.
+pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
+    pub(crate) hal: H,
+    pub(crate) caps: Capabilities,
+    pub(crate) host_bits: u8,
+    regs: Regs<R>,
+    /// The command register takes one command at a time.
+    command: Mutex<()>,
+    // Never dropped: hardware reads them as long as translation is on, which nobody turns off.
+    queue: Mutex<ManuallyDrop<Queue<H>>>,
+    tables: Mutex<ManuallyDrop<Tables<H>>>,
+    ids: Mutex<DomainIds>,
+    faults: Faults,
+    /// Tag of every requester that is passed through.
+    identity: Tag,
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
+    /// Brings the unit up: queue on, empty root table set, caches invalidated, translation on, protected memory off.
+    ///
+    /// Where firmware left translation on in another mode it goes off for a moment, in which DMA is not translated, so
+    /// bus mastering should be off behind the unit until this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
+    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the status bit that never followed:
+    /// translation that was on is still on, or everything is blocked as far as the unit obeys at all.
+    pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
+        let regs = Regs::new(regs, config.timeout);
+        let host_bits = config.host_bits.min(MOST_HOST_BITS);
+        let caps = regs.capabilities()?;
+        caps.require_scalable_mode()?;
+
+        let mut ids = DomainIds::new(caps.domain_id_bits())?;
+        let identity = Tag::DomainAndPasid(ids.alloc()?);
+        let queue = Queue::new(&hal, host_bits)?;
+        let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
+        // The last that needs memory, while hardware is still as it was.
+        let shared = Arc::new(Shared {
+            hal,
+            caps,
+            host_bits,
+            regs,
+            command: Mutex::new(()),
+            queue: Mutex::new(ManuallyDrop::new(queue)),
+            tables: Mutex::new(ManuallyDrop::new(tables)),
+            ids: Mutex::new(ids),
+            faults: Faults::new(&caps),
+            identity,
+        });
+        if let Err(failure) = shared.start() {
+            error!("a VT-d unit did not come up");
+            if let Some(shared) = Arc::into_inner(shared) {
+                shared.give_back(failure.known);
+            }
+            return Err(failure.error);
+        }
+        info!("VT-d unit up, CAP {:#x}, ECAP {:#x}", caps.cap(), caps.ecap());
+        Ok(Self(shared))
+    }
+
+    /// What the unit can do.
+    pub fn hardware(&self) -> &Capabilities {
+        &self.0.caps
+    }
+
+    /// Submits a lone wait descriptor and returns its status data once hardware has written it: everything submitted
+    /// before is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::TimedOut`], [`HwError::Queue`].
+    pub fn sync(&self) -> Result<Marker, HwError> {
+        self.0.submit_descriptors(&[])
+    }
+
+    /// Status data of the newest wait descriptor that was submitted.
+    pub fn marker(&self) -> Marker {
+        self.0.queue.lock().marker()
+    }
+
+    /// Calls `visit` with the first frame of everything that the unit reads: for checks that no device reaches them.
+    pub fn for_each_structure(&self, mut visit: impl FnMut(Structure, PhysAddr)) {
+        self.0.tables.lock().frames().for_each(|(structure, frame)| visit(structure, frame));
+        let [queue, status] = self.0.queue.lock().frames();
+        visit(Structure::Queue, queue);
+        visit(Structure::QueueStatus, status);
+    }
+
+    fn entry_for(&self, target: &dyn hw::Domain) -> Result<(Tag, PasidEntry), HwError> {
+        let domain = (target as &dyn Any).downcast_ref::<Domain<H, R>>().ok_or(HwError::ForeignDomain)?;
+        if !domain.belongs_to(&self.0) {
+            return Err(HwError::ForeignDomain);
+        }
+        Ok((domain.tag(), domain.pasid_entry()))
+    }
+
+    fn identity_entry(&self) -> Result<(Tag, PasidEntry), HwError> {
+        let caps = &self.0.caps;
+        caps.require_pass_through()?;
+        let entry = PasidEntry {
+            translation: TranslationType::PassThrough,
+            width: caps.idle_width(),
+            domain_id: self.0.identity.domain_id(),
+            root: PhysAddr::new(0),
+            page_walk_snoop: caps.page_walk_snoop(),
+        };
+        Ok((self.0.identity, entry))
+    }
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
+    fn capabilities(&self) -> hw::UnitCapabilities {
+        self.0.caps.summary()
+    }
+
+    fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
+        let id = self.0.ids.lock().alloc()?;
+        let domain = Domain::new(&self.0, config.stage, id).inspect_err(|_| self.0.ids.lock().free(id))?;
+        let domain: Box<dyn hw::Domain> = try_box(domain).ok_or(HwError::OutOfMemory)?;
+        Ok(domain)
+    }
+
+    fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
+        let source = requester(stream)?;
+        let (tag, entry) = match target {
+            Target::Blocked => return self.0.detach(source),
+            Target::Identity => self.identity_entry()?,
+            Target::Paging(domain) => self.entry_for(domain)?,
+            _ => return Err(HwError::Unsupported("this kind of target")),
+        };
+        self.0.attach(source, tag, &entry)
+    }
+
+    fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
+        self.0.faults.report(self.0.regs.io(), sink)
+    }
+}
+
+impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+    /// Leads `source` to `entry`, through blocked where it led elsewhere before.
+    fn attach(&self, source: RequesterId, tag: Tag, entry: &PasidEntry) -> Result<Transition, HwError> {
+        let mut tables = self.tables.lock();
+        if tables.attachment(source).is_some_and(|attachment| attachment.draining) {
+            // What an earlier call could not finish comes first.
+            self.block(&mut tables, source)?;
+        }
+        let Some(attachment) = tables.attachment(source) else {
+            tables.set(source, tag, entry)?;
+            self.confirm_attach(&mut tables, source, &Change::StreamAttached { source: source.get(), tag })?;
+            return Ok(Transition::Hitless);
+        };
+        if attachment.tag == tag {
+            return Ok(Transition::Hitless);
+        }
+        // 512 bits that hardware reads in pieces cannot be replaced at once: not present, invalidate, set anew.
+        let old = tables.clear_pasid(source)?;
+        self.invalidate(&Change::PasidEntryCleared { tag: old })?;
+        tables.reset_pasid(source, tag, entry)?;
+        self.confirm_attach(&mut tables, source, &Change::PasidEntrySet { tag })?;
+        Ok(Transition::ThroughBlocked)
+    }
+
+    /// Invalidates for an entry that became present; where hardware does not confirm, the stream is blocked again.
+    fn confirm_attach(&self, tables: &mut Tables<H>, source: RequesterId, change: &Change<'_>) -> Result<(), HwError> {
+        self.invalidate(change).inspect_err(|_| {
+            let _ = self.block(tables, source);
+        })
+    }
+
+    /// Blocks `source`; nothing to do where it is.
+    fn detach(&self, source: RequesterId) -> Result<Transition, HwError> {
+        let mut tables = self.tables.lock();
+        if tables.attachment(source).is_some() {
+            self.block(&mut tables, source)?;
+        }
+        // No access meets anything but the old target or a refusal.
+        Ok(Transition::Hitless)
+    }
+
+    fn block(&self, tables: &mut Tables<H>, source: RequesterId) -> Result<(), HwError> {
+        let tag = tables.clear(source)?;
+        self.invalidate(&Change::StreamDetached { source: source.get(), tag })?;
+        tables.release(source);
+        Ok(())
+    }
+
+    /// Blocks every stream under `tag` and removes all that is cached under it. On an error no entry leads to the
+    /// domain any more, but hardware may not know it yet.
+    pub(crate) fn retire(&self, tag: Tag) -> Result<(), HwError> {
+        let mut tables = self.tables.lock();
+        // Every entry first: where the queue hangs, no stream is left with one because another was waited for.
+        let mut last = None;
+        while let Some(source) = tables.attached_to(tag, last) {
+            tables.clear(source)?;
+            last = Some(source);
+        }
+        let (mut last, mut outcome) = (None, Ok(()));
+        while let Some(source) = tables.attached_to(tag, last) {
+            outcome = outcome.and(self.block(&mut tables, source));
+            last = Some(source);
+        }
+        outcome.and(self.invalidate(&Change::DomainRetired { tag }))
+    }
+
+    /// Gives back the id of a domain that was [retired](Self::retire).
+    pub(crate) fn free_id(&self, tag: Tag) {
+        self.ids.lock().free(tag.domain_id());
+    }
+
+    /// Carries out the plan for `change`.
+    pub(crate) fn invalidate(&self, change: &Change<'_>) -> Result<(), HwError> {
+        let plan = plan(&self.caps, change);
+        if !plan.descriptors().is_empty() {
+            self.submit_descriptors(plan.descriptors())?;
+        } else if plan.write_buffer_flush() {
+            self.flush_write_buffer()?;
+        }
+        Ok(())
+    }
+
+    fn submit_descriptors(&self, batch: &[crate::spec::descriptor::Descriptor]) -> Result<Marker, HwError> {
+        self.queue.lock().submit(&self.hal, &self.regs, batch)
+    }
+}
+
+/// The requester of a stream, where this driver can attach it.
+fn requester(stream: Stream) -> Result<RequesterId, HwError> {
+    if stream.pasid.is_some() {
+        return Err(HwError::Unsupported("streams with a PASID"));
+    }
+    let raw = u16::try_from(stream.id.get()).map_err(|_| HwError::NoSuchStream { stream: stream.id.get() })?;
+    Ok(RequesterId::new(raw))
+}
+
+/// What hardware was told of when bring-up failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Queue,
+    Everything,
+}
+
+/// Why bring-up failed.
+struct Failure {
+    error: HwError,
+    known: Known,
+}
+
+impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+    /// Queue, root pointer, invalidation, translation, protected memory: in that order.
+    fn start(&self) -> Result<(), Failure> {
+        let failed = |known| move |error| Failure { error, known };
+        self.stop_firmware_queue().map_err(failed(Known::Nothing))?;
+        self.queue.lock().enable(&self.hal, &self.regs).map_err(failed(Known::Queue))?;
+        let io = self.regs.io();
+        self.faults.discard(io);
+        // Faults are polled.
+        io.write32(FECTL_REG, FECTL::IM::SET.value);
+        if self.caps.needs_write_buffer_flush() {
+            // The tables must be in memory before hardware reads them, and no invalidation has come before.
+            self.flush_write_buffer().map_err(failed(Known::Queue))?;
+        }
+        // The mode may change only while translation is off; in the same mode firmware's tables hand over to ours.
+        let mode = LocalRegisterCopy::<u64, RTADDR::Register>::new(io.read64(RTADDR_REG)).read(RTADDR::TTM);
+        if self.regs.status().is_set(GSTS::TES) && mode != RTADDR::TTM::Scalable.value >> RTADDR::TTM.shift {
+            self.regs.set(&self.hal, GSTS::TES, false, "GSTS.TES").map_err(failed(Known::Queue))?;
+        }
+        self.take_over().map_err(|error| {
+            // Whichever root hardware has, firmware's or the empty one: translating through it beats not translating.
+            let _ = self.regs.set(&self.hal, GSTS::TES, true, "GSTS.TES");
+            Failure { error, known: Known::Everything }
+        })
+    }
+
+    /// From the root pointer to the end.
+    fn take_over(&self) -> Result<(), HwError> {
+        let mut root = LocalRegisterCopy::<u64, RTADDR::Register>::new(0);
+        root.write(RTADDR::RTA.val(self.tables.lock().root().get() >> 12) + RTADDR::TTM::Scalable);
+        self.regs.io().write64(RTADDR_REG, root.get());
+        self.regs.trigger(&self.hal, GSTS::RTPS, true, "GSTS.RTPS")?;
+        self.invalidate(&Change::RootPointer)?;
+        self.regs.set(&self.hal, GSTS::TES, true, "GSTS.TES")?;
+        if self.caps.protected_regions() {
+            self.regs.disable_protected_memory(&self.hal)?;
+        }
+        Ok(())
+    }
+
+    /// Turns off the queue that firmware may have left on, without a look at what was in it.
+    fn stop_firmware_queue(&self) -> Result<(), HwError> {
+        let io = self.regs.io();
+        if self.regs.status().is_set(GSTS::QIES) {
+            let stopped = || {
+                let status = LocalRegisterCopy::<u32, FSTS::Register>::new(io.read32(FSTS_REG));
+                status.is_set(FSTS::IQE) || status.is_set(FSTS::ITE) || io.read64(IQH_REG) == io.read64(IQT_REG)
+            };
+            // A queue that hangs must not keep ours from coming up: all it could do is invalidate.
+            if self.regs.wait(&self.hal, "IQH", stopped).is_err() {
+                warn!("firmware's invalidation queue hangs");
+            }
+            self.regs.set(&self.hal, GSTS::QIES, false, "GSTS.QIES")?;
+        }
+        // Errors of that queue must not be taken for errors of ours.
+        io.write32(FSTS_REG, (FSTS::IQE::SET + FSTS::ICE::SET + FSTS::ITE::SET).value);
+        Ok(())
+    }
+
+    /// Has hardware write back what it buffers. The command register takes one command at a time.
+    fn flush_write_buffer(&self) -> Result<(), HwError> {
+        let _command = self.command.lock();
+        self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS")
+    }
+
+    /// Frees what hardware was never told of, when bring-up failed.
+    fn give_back(self, known: Known) {
+        if known == Known::Nothing {
+            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
+        }
+        if known != Known::Everything {
+            drop(ManuallyDrop::into_inner(self.tables.into_inner()));
+        }
+    }
+}
