@@ -1,0 +1,160 @@
+//! VT-d units: found in the DMAR table, brought up, and what the demo expects of them.
+
+use crate::hal::{DemoHal, map_registers};
+use crate::iommu::{DemoUnit, Refusal};
+use crate::platform::Platform;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use iommu_core::addr::{Iova, IovaRange, PhysAddr};
+use iommu_core::hw::{
+    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stage, Stream, StreamId, Target,
+    Transition, UnitCapabilities,
+};
+use iommu_discovery::Sbdf;
+use iommu_discovery::dmar::Dmar;
+use iommu_discovery::scope::{reserved_regions, unit_of, unresolved_scopes};
+use iommu_discovery::topology::Topology;
+use iommu_hal::regs::Mmio;
+use iommu_vtd::{Config, Unit};
+
+/// One remapping unit.
+struct VtdUnit {
+    base: PhysAddr,
+    unit: Unit<DemoHal, Mmio>,
+}
+
+/// The units of the machine and the table that says whom they serve.
+pub struct Iommus {
+    dmar: Dmar,
+    units: Vec<Box<dyn DemoUnit>>,
+}
+
+impl Iommus {
+    /// Brings every unit up. Once this returns `Ok`, no function can reach memory.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong.
+    pub fn bring_up(platform: &Platform, topology: &Topology) -> Result<Self, String> {
+        let bytes = platform.dmar.ok_or("the firmware has no DMAR table: there is no IOMMU")?;
+        let dmar = Dmar::parse(bytes).map_err(|error| format!("DMAR: {error}"))?;
+        for scope in unresolved_scopes(&dmar, topology) {
+            println!("DMAR: a scope names no function: {scope:?}");
+        }
+        let mut units: Vec<Box<dyn DemoUnit>> = Vec::new();
+        for drhd in dmar.drhds() {
+            let unit = bring_up(drhd.base, drhd.register_bytes, dmar.host_address_bits())
+                .map_err(|error| format!("unit at {}: {error}", drhd.base))?;
+            units.push(Box::new(unit));
+        }
+        Ok(Self { dmar, units })
+    }
+
+    /// The units.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn DemoUnit> {
+        self.units.iter().map(|unit| &**unit)
+    }
+
+    /// The unit that serves `function`.
+    pub fn unit_of(&self, topology: &Topology, function: Sbdf) -> Option<&dyn DemoUnit> {
+        self.units.get(unit_of(&self.dmar, topology, function)?).map(|unit| &**unit)
+    }
+
+    /// What firmware reserved for `function`.
+    pub fn reserved_of<'a>(&'a self, topology: &'a Topology, function: Sbdf) -> impl Iterator<Item = IovaRange> + 'a {
+        reserved_regions(&self.dmar, topology, function)
+            .filter_map(|rmrr| IovaRange::new(Iova::new(rmrr.start.get()), Iova::new(rmrr.last.get())))
+    }
+}
+
+fn bring_up(base: PhysAddr, len: u64, host_bits: u8) -> Result<VtdUnit, HwError> {
+    let len = usize::try_from(len).map_err(|_| HwError::Hardware("the register window is too long"))?;
+    // SAFETY: the DMAR table says that a unit's registers are there, and nothing else of the demo uses them. The DMA
+    // that they control is what the demo is about.
+    let regs = unsafe { map_registers(base, len) }.map_err(|_| HwError::OutOfMemory)?;
+    let unit = Unit::bring_up(DemoHal, regs, Config { host_bits, ..Config::default() })?;
+    Ok(VtdUnit { base, unit })
+}
+
+impl hw::Unit for VtdUnit {
+    fn capabilities(&self) -> UnitCapabilities {
+        self.unit.capabilities()
+    }
+
+    fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn Domain>, HwError> {
+        self.unit.create_domain(config)
+    }
+
+    fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
+        self.unit.attach(stream, target)
+    }
+
+    fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
+        self.unit.report_faults(sink)
+    }
+}
+
+impl DemoUnit for VtdUnit {
+    fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let hardware = self.unit.hardware();
+        write!(f, "VT-d unit at {}: CAP {:#018x}, ECAP {:#018x}: ", self.base, hardware.cap(), hardware.ecap())?;
+        write!(f, "{hardware}")
+    }
+
+    fn sync(&self) -> Result<u32, HwError> {
+        self.unit.sync()
+    }
+
+    fn marker(&self) -> u32 {
+        self.unit.marker()
+    }
+
+    fn for_each_structure(&self, visit: &mut dyn FnMut(&dyn fmt::Display, PhysAddr)) {
+        self.unit.for_each_structure(|structure, frame| visit(&structure, frame));
+    }
+
+    fn stream_of(&self, requester: RequesterId) -> StreamId {
+        requester.into()
+    }
+
+    /// As QEMU 10 and 11 report them: for an absent root or context entry with the codes of legacy mode, which the
+    /// specification has replaced by 0x39 and 0x41 in scalable mode.
+    fn code_of(&self, refusal: Refusal) -> u32 {
+        match refusal {
+            Refusal::NothingAttached => 0x01,
+            Refusal::NotAttached => 0x02,
+            Refusal::NotMapped(Stage::Second, AccessKind::Read) => 0x06,
+            Refusal::NotMapped(Stage::Second, _) | Refusal::ReadOnly(Stage::Second) => 0x05,
+            Refusal::NotMapped(Stage::First, _) => 0x71,
+            Refusal::ReadOnly(Stage::First) => 0x85,
+        }
+    }
+
+    /// QEMU checks permissions when it walks, and reports no fault where a cached entry lacks them.
+    fn drops_cached_refusals(&self) -> bool {
+        true
+    }
+
+    fn option_effect(&self, key: &str, value: &str) -> Option<(String, String)> {
+        let hardware = self.unit.hardware();
+        let (cap, ecap) = (hardware.cap(), hardware.ecap());
+        let on = matches!(value, "on" | "true" | "yes" | "y");
+        let bit = |register: u64, bit: u32| Some((on.to_string(), (register >> bit & 1 == 1).to_string()));
+        let number = |seen: u64| Some((value.to_string(), seen.to_string()));
+        match key {
+            "caching-mode" => bit(cap, 7),
+            "aw-bits" => number((cap >> 16 & 0x3f) + 1),
+            "dma-drain" => bit(cap, 55),
+            "fs1gp" => bit(cap, 56),
+            "device-iotlb" => bit(ecap, 2),
+            "snoop-control" => bit(ecap, 7),
+            "intremap" if value != "auto" => bit(ecap, 3),
+            "x-pasid-mode" => bit(ecap, 40),
+            "pasid-bits" if value != "0" => number((ecap >> 35 & 0x1f) + 1),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! One transfer of a device, with everything around it looked at: which faults came, what the memory holds, and between
+//! which markers of the IOMMU's own trace it happened.
+
+use crate::edu::{BUFFER_SIZE, Edu, EduError};
+use crate::hal::DemoHal;
+use crate::iommu::{DemoUnit, Refusal};
+use crate::partition::{Buffer, Partition};
+use crate::report::{Entry, Report};
+use alloc::vec::Vec;
+use core::fmt;
+use iommu_core::addr::{Iova, PhysExtent};
+use iommu_core::hw::{AccessKind, Fault, HwError, Stage, Stream, StreamId, Target};
+
+/// A function of the machine that does DMA.
+pub struct Device {
+    /// Its name in the checks.
+    pub name: &'static str,
+    /// The device.
+    pub edu: Edu,
+    /// The stream under which the IOMMU sees its DMA.
+    pub stream: StreamId,
+    /// Every stream it may be seen under; all get the same target.
+    pub streams: Vec<StreamId>,
+}
+
+/// A bench for checks on one unit.
+pub struct Lab<'a> {
+    /// The unit.
+    pub unit: &'a dyn DemoUnit,
+    /// The stage that partitions are translated by.
+    pub stage: Stage,
+    /// Where results go.
+    pub report: &'a mut Report,
+}
+
+/// What a transfer came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The bytes are where they belong, and no fault was reported.
+    Moved,
+    /// No byte moved, and exactly one fault was reported: of this stream, at this address, with this code.
+    Refused(StreamId, Iova, u32, AccessKind),
+    /// No byte moved, and no fault was reported.
+    Dropped,
+    /// No fault was reported, but the bytes are not what they should be.
+    WrongBytes,
+    /// A fault was reported, and yet bytes moved.
+    Leaked(u32),
+    /// This many faults were reported, where one at most was due.
+    Faults(usize),
+    /// The device itself did not do its part.
+    Device(EduError),
+    /// The unit did not do its part.
+    Unit(HwError),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Moved => f.write_str("moved"),
+            Self::Refused(stream, iova, code, access) => {
+                write!(f, "blocked: {access} of {:#x} at {iova}, reason {code:#x}", stream.get())
+            }
+            Self::Dropped => f.write_str("dropped without a fault"),
+            Self::WrongBytes => f.write_str("wrong bytes"),
+            Self::Leaked(code) => write!(f, "bytes moved despite fault {code:#x}"),
+            Self::Faults(count) => write!(f, "{count} faults"),
+            Self::Device(error) => error.fmt(f),
+            Self::Unit(error) => error.fmt(f),
+        }
+    }
+}
+
+/// One transfer.
+#[derive(Clone, Copy)]
+pub struct Transfer {
+    /// As the device does it to memory: a read brings memory into the device's buffer.
+    pub access: AccessKind,
+    /// Where in I/O virtual memory.
+    pub iova: Iova,
+    /// How many bytes, from the start of the device's buffer.
+    pub len: usize,
+}
+
+impl Transfer {
+    /// A read of `len` bytes.
+    pub fn read(iova: Iova, len: usize) -> Self {
+        Self { access: AccessKind::Read, iova, len }
+    }
+
+    /// A write of `len` bytes.
+    pub fn write(iova: Iova, len: usize) -> Self {
+        Self { access: AccessKind::Write, iova, len }
+    }
+}
+
+/// The faults reported around one transfer.
+#[derive(Default)]
+struct Seen {
+    first: Option<Fault>,
+    count: usize,
+    lost: bool,
+}
+
+impl Lab<'_> {
+    /// Attaches `device` to `partition` under every name it has.
+    pub fn attach(&mut self, check: &str, device: &Device, partition: &Partition) {
+        self.change("attach", check, device, |unit| {
+            let domain = partition.domain()?;
+            let mut streams = device.streams.iter().map(|stream| Stream::function(*stream));
+            streams.try_for_each(|stream| unit.attach(stream, Target::Paging(domain)).map(|_| ()))
+        });
+    }
+
+    /// Blocks `device` under every name it has.
+    pub fn detach(&mut self, check: &str, device: &Device) {
+        self.change("detach", check, device, |unit| {
+            let mut streams = device.streams.iter().map(|stream| Stream::function(*stream));
+            streams.try_for_each(|stream| unit.detach(stream).map(|_| ()))
+        });
+    }
+
+    /// Takes a whole partition down, to which `device` is attached.
+    pub fn end(&mut self, check: &str, device: &Device, partition: Partition) {
+        self.change("detach", check, device, |_| partition.end());
+    }
+
+    /// Changes what the streams of `device` reach, between two markers.
+    fn change<E: fmt::Display>(
+        &mut self,
+        kind: &'static str,
+        check: &str,
+        device: &Device,
+        does: impl FnOnce(&dyn DemoUnit) -> Result<(), E>,
+    ) {
+        let begin = self.unit.sync();
+        let done = does(self.unit);
+        let end = self.unit.sync();
+        let markers = begin.and_then(|begin| Ok((begin, end?)));
+        let entry = Entry { stream: Some(device.stream), markers: markers.ok(), ..Entry::new(kind, check) };
+        match done {
+            Ok(()) => self.report.check(&entry, "done", "done", None),
+            Err(error) => self.report.trouble(check, &error),
+        }
+    }
+
+    /// A transfer that must be let through to `frames`; `right` says whether the bytes are where they belong.
+    pub fn moved(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        transfer: Transfer,
+        frames: &[PhysExtent],
+        right: impl FnOnce() -> bool,
+    ) {
+        let (seen, markers, error) = self.run(device, transfer);
+        let outcome = match (error, seen.count) {
+            (Some(error), _) => error,
+            (None, 0) if right() => Outcome::Moved,
+            (None, 0) => Outcome::WrongBytes,
+            (None, count) => Outcome::Faults(count),
+        };
+        let entry = entry(check, device, transfer, frames, markers);
+        self.report.check(&entry, Outcome::Moved, outcome, seen.first.as_ref());
+    }
+
+    /// A transfer that must be refused for `refusal`; `intact` says whether nothing has moved.
+    pub fn refused(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        transfer: Transfer,
+        refusal: Refusal,
+        intact: impl FnOnce() -> bool,
+    ) {
+        let page = Iova::new(transfer.iova.get() & !0xfff);
+        let expected = Outcome::Refused(device.stream, page, self.unit.code_of(refusal), transfer.access);
+        self.not_moved(check, device, transfer, expected, intact);
+    }
+
+    /// A write to a read-only page whose translation the unit has cached by now: refused like any other, but where the
+    /// unit is one that drops such writes silently no fault is due.
+    pub fn refused_warm(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        transfer: Transfer,
+        stage: Stage,
+        intact: impl FnOnce() -> bool,
+    ) {
+        if self.unit.drops_cached_refusals() {
+            self.not_moved(check, device, transfer, Outcome::Dropped, intact);
+        } else {
+            self.refused(check, device, transfer, Refusal::ReadOnly(stage), intact);
+        }
+    }
+
+    /// A transfer that must come to `expected`, with nothing moved.
+    fn not_moved(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        transfer: Transfer,
+        expected: Outcome,
+        intact: impl FnOnce() -> bool,
+    ) {
+        let (seen, markers, error) = self.run(device, transfer);
+        let intact = intact();
+        let outcome = match (error, seen.first, seen.count) {
+            (Some(error), ..) => error,
+            (None, Some(fault), 1) if !seen.lost && intact => {
+                Outcome::Refused(fault.stream.id, fault.iova, fault.code, fault.access)
+            }
+            (None, Some(fault), 1) if !seen.lost => Outcome::Leaked(fault.code),
+            (None, None, 0) if intact => Outcome::Dropped,
+            (None, None, 0) => Outcome::Moved,
+            (None, _, count) => Outcome::Faults(count),
+        };
+        let entry = entry(check, device, transfer, &[], markers);
+        self.report.check(&entry, expected, outcome, seen.first.as_ref());
+    }
+
+    /// Brings `pattern` from `from` into the device and on to `to`, in two checks.
+    pub fn round_trip(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        pattern: &[u8],
+        (from, from_offset): (&Buffer, u64),
+        (to, to_offset): (&Buffer, u64),
+    ) {
+        let len = pattern.len();
+        from.write(from_offset, pattern);
+        to.write(to_offset, &inverted(pattern));
+        let read = Transfer::read(from.at(from_offset), len);
+        let frames = from.frames(from_offset, len as u64);
+        // What the device holds shows only once it is written back.
+        self.moved(&alloc::format!("{check}: read"), device, read, &frames, || true);
+        self.write_back(&alloc::format!("{check}: write"), device, pattern, (to, to_offset));
+    }
+
+    /// Has the device write its buffer to `to`, where `pattern` must arrive.
+    pub fn write_back(&mut self, check: &str, device: &mut Device, pattern: &[u8], (to, offset): (&Buffer, u64)) {
+        let write = Transfer::write(to.at(offset), pattern.len());
+        let frames = to.frames(offset, pattern.len() as u64);
+        self.moved(check, device, write, &frames, || holds(to, offset, pattern));
+    }
+
+    /// Runs the transfer between two markers and collects the faults that it causes.
+    fn run(&mut self, device: &mut Device, transfer: Transfer) -> (Seen, Option<(u32, u32)>, Option<Outcome>) {
+        let mut before = Seen::default();
+        self.drain(&mut before);
+        let begin = match self.unit.sync() {
+            Ok(begin) => begin,
+            Err(error) => return (before, None, Some(Outcome::Unit(error))),
+        };
+        let Transfer { access, iova, len } = transfer;
+        let started = match access {
+            AccessKind::Read => device.edu.start_read(iova, 0, len),
+            _ => device.edu.start_write(iova, 0, len),
+        };
+        let ran = started.and_then(|()| device.edu.wait(&DemoHal));
+        let mut seen = Seen::default();
+        self.drain(&mut seen);
+        // A fault from before belongs to no check: it must not pass unseen.
+        seen.count += before.count;
+        seen.lost |= before.lost;
+        match (ran, self.unit.sync()) {
+            (Ok(()), Ok(end)) => (seen, Some((begin, end)), None),
+            (Err(error), _) => (seen, None, Some(Outcome::Device(error))),
+            (_, Err(error)) => (seen, None, Some(Outcome::Unit(error))),
+        }
+    }
+
+    fn drain(&mut self, seen: &mut Seen) {
+        loop {
+            let report = self.unit.report_faults(&mut |fault| {
+                println!("          {fault}");
+                seen.first.get_or_insert(*fault);
+                seen.count += 1;
+            });
+            seen.lost |= report.lost;
+            if !report.more {
+                return;
+            }
+        }
+    }
+}
+
+/// The record of one transfer but its outcome.
+fn entry<'a>(
+    check: &'a str,
+    device: &Device,
+    transfer: Transfer,
+    frames: &'a [PhysExtent],
+    markers: Option<(u32, u32)>,
+) -> Entry<'a> {
+    Entry {
+        stream: Some(device.stream),
+        iova: Some(transfer.iova.get()),
+        length: Some(transfer.len as u64),
+        access: Some(if transfer.access == AccessKind::Read { "read" } else { "write" }),
+        frames,
+        markers,
+        ..Entry::new("dma", check)
+    }
+}
+
+/// Bytes that no other seed gives.
+pub fn pattern(seed: u8) -> [u8; BUFFER_SIZE] {
+    let mut state = u32::from(seed).wrapping_mul(0x9e37_79b9) | 1;
+    core::array::from_fn(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+}
+
+/// Whether `buffer` holds `bytes` at `offset`.
+pub fn holds(buffer: &Buffer, offset: u64, bytes: &[u8]) -> bool {
+    let mut found = [0; BUFFER_SIZE];
+    let Some(found) = found.get_mut(..bytes.len()) else { return false };
+    buffer.read(offset, found);
+    found == bytes
+}
+
+fn inverted(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().map(|byte| !byte).collect()
+}

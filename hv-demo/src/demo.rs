@@ -1,0 +1,150 @@
+//! What the demo does once the platform stands: find the functions, bring the IOMMUs up, run the scenario.
+
+use crate::arch::iommu::Iommus;
+use crate::checks::Device;
+use crate::cmdline::CommandLine;
+use crate::edu::Edu;
+use crate::hal::map_registers;
+use crate::pci::{Ecam, PciFunction};
+use crate::platform::Platform;
+use crate::report::Report;
+use crate::{arch, crash, memory, pci, scenario};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use iommu_discovery::topology::{FunctionKind, Topology};
+
+/// Names of the functions that do DMA, in the order of their addresses.
+const NAMES: [&str; 4] = ["edu0", "edu1", "edu2", "edu3"];
+
+/// Runs the demo.
+pub fn kernel_main(platform: Platform) -> ! {
+    let cmdline = CommandLine::new(platform.cmdline);
+    if let Some(kind) = cmdline.values("crash").last() {
+        crash::on_purpose(kind);
+    }
+    let name = cmdline.scenario().unwrap_or_default();
+    let mut report = Report::start(name);
+    if let Err(what) = run(&platform, name, &mut report) {
+        report.trouble("set-up", &what);
+    }
+    if report.end() { arch::exit::success() } else { arch::exit::failure() }
+}
+
+fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), String> {
+    let cmdline = CommandLine::new(platform.cmdline);
+    let stage = scenario::stage_of(name).ok_or_else(|| format!("there is no scenario {name}"))?;
+    print_platform(platform);
+
+    let mut ecam = Ecam::default();
+    for region in &platform.ecam {
+        // SAFETY: MCFG says that this is configuration space, and this is the one access to it.
+        let window = unsafe { map_registers(region.start(), region.len_bytes() as usize) };
+        ecam.add(*region, window.map_err(|_| "configuration space cannot be mapped")?);
+    }
+    // SAFETY: no function is in use yet; consoles and timers are not PCI functions here.
+    let functions = unsafe { pci::enumerate(&ecam) };
+    for function in &functions {
+        // SAFETY: no driver runs yet that would miss it. What firmware left running must not do DMA while the units
+        // come up; a bridge that is off forwards none.
+        unsafe { function.set_bus_master(&ecam, false) };
+    }
+    let masters = functions.iter().filter(|function| function.is_bus_master(&ecam)).count();
+    report.state("functions that can do DMA while the units come up", 0, masters);
+    let topology = Topology::new(functions.iter().map(|function| function.function))
+        .map_err(|error| format!("PCI topology: {error}"))?;
+
+    let iommus = Iommus::bring_up(platform, &topology)?;
+    iommus.iter().for_each(scenario::print_unit);
+    print_functions(&functions, &topology, &iommus)?;
+
+    let mut dma: Vec<&PciFunction> = functions.iter().filter(|function| Edu::is(function)).collect();
+    dma.sort_by_key(|function| function.sbdf());
+    let [first, second, third, fourth] = dma[..] else {
+        return Err(format!("four edu functions are needed, {} are there", dma.len()));
+    };
+    let unit = iommus.unit_of(&topology, first.sbdf()).ok_or("no unit serves the first function")?;
+    // Bridges do no DMA of their own; what they forward is up to the functions below them.
+    for bridge in functions.iter().filter(|function| matches!(function.function.kind, FunctionKind::Bridge { .. })) {
+        // SAFETY: translation is on, so that what it forwards reaches what its requester id is given and nothing else.
+        unsafe { bridge.set_bus_master(&ecam, true) };
+    }
+    let mut devices = Vec::new();
+    for (name, function) in NAMES.into_iter().zip([first, second, third, fourth]) {
+        let serving = iommus.unit_of(&topology, function.sbdf()).ok_or("no unit serves a function")?;
+        if !core::ptr::addr_eq(serving, unit) {
+            return Err(format!("{name} has another unit than the others"));
+        }
+        let streams = topology.aliases(function.sbdf()).map(|id| unit.stream_of(id)).collect();
+        // SAFETY: firmware gave the BARs their addresses; this is the one driver; and translation is on, so that the
+        // function's DMA reaches what it is given and nothing else.
+        let edu = unsafe {
+            function.set_memory_decoding(&ecam, true);
+            function.set_bus_master(&ecam, true);
+            Edu::new(function).map_err(|error| format!("{name}: {error}"))?
+        };
+        println!("{name} is {}, identification {:#x}", function.sbdf(), edu.identification());
+        report.state(&format!("{name} answers"), true, edu.is_alive());
+        devices.push(Device { name, edu, stream: unit.stream_of(topology.dma_id(function.sbdf())), streams });
+    }
+    let devices = devices.try_into().map_err(|_| "four devices")?;
+
+    scenario::check_options(unit, cmdline, report);
+    scenario::run(unit, stage, devices, report);
+    Ok(())
+}
+
+fn print_platform(platform: &Platform) {
+    for run in platform.memory {
+        println!("memory {} + {:#x}", run.start, run.len);
+    }
+    let image = memory::image_range();
+    println!("image {:#x}..{:#x}, {} MiB free", image.start, image.end, memory::free_bytes() >> 20);
+    if let Some(rsdp) = platform.rsdp {
+        println!("ACPI root at {rsdp}, DMAR of {} bytes", platform.dmar.map_or(0, <[u8]>::len));
+    }
+}
+
+fn print_functions(functions: &[PciFunction], topology: &Topology, iommus: &Iommus) -> Result<(), String> {
+    for function in functions {
+        let sbdf = function.sbdf();
+        let (vendor, device) = (function.vendor, function.device);
+        print!("function {sbdf} {vendor:04x}:{device:04x} class {:06x}", function.function.class);
+        match topology.dma_id(sbdf) {
+            id if id == sbdf.id => println!(),
+            id => println!(", its DMA seen as {id}"),
+        }
+        for (index, bar) in function.bars.iter().enumerate() {
+            if let Some(bar) = bar {
+                let prefetchable = if bar.prefetchable { ", prefetchable" } else { "" };
+                println!("  BAR{index} {:?} at {}, {:#x} bytes{prefetchable}", bar.kind, bar.base, bar.size);
+            }
+        }
+        print_capabilities(function);
+        for range in iommus.reserved_of(topology, sbdf) {
+            println!("  firmware reserved {range} for it");
+        }
+    }
+    let groups = topology.groups().map_err(|error| format!("groups: {error}"))?;
+    for group in groups.iter() {
+        print!("group {}:", group.id);
+        group.members.iter().for_each(|member| print!(" {member}"));
+        println!();
+    }
+    Ok(())
+}
+
+fn print_capabilities(function: &PciFunction) {
+    if function.capabilities.is_empty() {
+        return;
+    }
+    print!("  capabilities");
+    function.capabilities.iter().for_each(|found| print!(" {:#04x}@{:#x}", found.id, found.offset));
+    if !function.extended_capabilities.is_empty() {
+        print!(", extended");
+        function.extended_capabilities.iter().for_each(|found| {
+            print!(" {:#06x}v{}@{:#x}", found.id, found.version, found.offset);
+        });
+    }
+    println!();
+}

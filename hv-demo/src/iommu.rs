@@ -1,0 +1,51 @@
+//! What the demo needs of an IOMMU beyond [`hw::Unit`], alike for every architecture.
+
+use alloc::string::String;
+use core::fmt;
+use iommu_core::addr::PhysAddr;
+use iommu_core::hw::{self, AccessKind, HwError, RequesterId, Stage, StreamId};
+
+/// A unit of the demo.
+pub trait DemoUnit: hw::Unit {
+    /// Where its registers are, and what they say it can do, in words.
+    fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result;
+
+    /// Has hardware complete everything submitted so far, and returns the number by which its own trace can tell when.
+    ///
+    /// # Errors
+    ///
+    /// Where hardware does not confirm.
+    fn sync(&self) -> Result<u32, HwError>;
+
+    /// The number of the newest completion, whoever asked for it.
+    fn marker(&self) -> u32;
+
+    /// Calls `visit` with the name and first frame of everything that the unit reads, its tables and queues.
+    fn for_each_structure(&self, visit: &mut dyn FnMut(&dyn fmt::Display, PhysAddr));
+
+    /// The stream under which the unit sees DMA with this requester id.
+    fn stream_of(&self, requester: RequesterId) -> StreamId;
+
+    /// The fault by which this hardware reports a refusal.
+    fn code_of(&self, refusal: Refusal) -> u32;
+
+    /// Whether this hardware drops a write without a fault where a cached translation forbids it.
+    fn drops_cached_refusals(&self) -> bool;
+
+    /// What the unit's registers say of an option given to it: what the value should make of them, and what they hold.
+    /// `None` where the option shows nowhere.
+    fn option_effect(&self, key: &str, value: &str) -> Option<(String, String)>;
+}
+
+/// Why DMA is refused, in the demo's terms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Nothing on the requester's bus was ever attached.
+    NothingAttached,
+    /// The requester is not attached.
+    NotAttached,
+    /// Nothing is mapped there.
+    NotMapped(Stage, AccessKind),
+    /// The mapping does not allow a write.
+    ReadOnly(Stage),
+}

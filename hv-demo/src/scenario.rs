@@ -1,0 +1,78 @@
+//! The scenarios: one run of all checks each, with partitions translated by one stage.
+
+use crate::checks::{Device, Lab, changes, inside, outside};
+use crate::cmdline::CommandLine;
+use crate::iommu::{DemoUnit, Refusal};
+use crate::partition::{Partition, address};
+use crate::report::Report;
+use alloc::format;
+use alloc::string::String;
+use iommu_core::hw::Stage;
+
+/// The stage that a scenario is about; `None` where there is no such scenario. Both architectures' names are known.
+pub fn stage_of(scenario: &str) -> Option<Stage> {
+    match scenario {
+        "first-stage" | "stage-1" => Some(Stage::First),
+        "second-stage" | "stage-2" => Some(Stage::Second),
+        _ => None,
+    }
+}
+
+/// Runs every check on `unit`, with four functions that it serves, the last of which stands behind a bridge.
+pub fn run(unit: &dyn DemoUnit, stage: Stage, devices: [Device; 4], report: &mut Report) {
+    let [mut first, mut second, mut third, mut bridged] = devices;
+    let partition = |name, private| Partition::new(name, unit, stage, private);
+    let (red, blue) = match (partition("red", address::RED), partition("blue", address::BLUE)) {
+        (Ok(red), Ok(blue)) => (red, blue),
+        (Err(error), _) | (_, Err(error)) => return report.trouble("two partitions", &error),
+    };
+    let mut red = red;
+    let lab = &mut Lab { unit, stage, report };
+
+    outside::blocked(lab, "before any attach", &mut first, &red, Refusal::NothingAttached, 1);
+    lab.attach("red: attach edu0", &first, &red);
+    lab.attach("blue: attach edu1", &second, &blue);
+
+    inside::run(lab, &mut first, &red, 10);
+    inside::run(lab, &mut second, &blue, 30);
+
+    outside::other_partition(lab, &mut first, &red, &blue, 50);
+    outside::other_partition(lab, &mut second, &blue, &red, 53);
+    outside::same_address(lab, &mut first, &red, &blue, 56);
+    outside::same_address(lab, &mut second, &blue, &red, 58);
+    outside::hypervisor(lab, &mut first, &red);
+    outside::blocked(lab, "unassigned", &mut third, &red, Refusal::NotAttached, 60);
+
+    changes::unmap_and_remap(lab, &mut first, &mut red, 0, 70);
+    changes::unmap_and_remap(lab, &mut first, &mut red, 9, 75);
+    changes::detach(lab, &mut first, &red, 80);
+    changes::change_owner(lab, &mut first, &red, &blue, 85);
+
+    outside::blocked(lab, "behind a bridge, unassigned", &mut bridged, &red, Refusal::NothingAttached, 90);
+    lab.attach("red: attach edu3 by its alias", &bridged, &red);
+    let bytes = crate::checks::lab::pattern(95);
+    lab.round_trip("red: edu3 inside", &mut bridged, &bytes, (&red.scattered, 0x800), (&red.large, 0x10_0800));
+    outside::other_partition(lab, &mut bridged, &red, &blue, 96);
+    changes::detach(lab, &mut bridged, &red, 100);
+
+    changes::end_of_partition(lab, &mut bridged, red, 105);
+    changes::end_of_partition(lab, &mut first, blue, 110);
+}
+
+/// Checks that the options given to the IOMMU on QEMU's command line took effect: some are ignored silently.
+pub fn check_options(unit: &dyn DemoUnit, cmdline: CommandLine<'_>, report: &mut Report) {
+    for (key, value) in cmdline.options() {
+        match unit.option_effect(key, value) {
+            Some((expected, seen)) => report.state(&format!("option {key}={value}"), expected, seen),
+            None => println!("  option {key}={value} shows in no register"),
+        }
+    }
+}
+
+/// Prints what a unit can do.
+pub fn print_unit(unit: &dyn DemoUnit) {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = unit.describe(&mut text);
+    println!("{text}");
+}
