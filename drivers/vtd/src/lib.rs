@@ -10,7 +10,8 @@
 //! * `tables`: root, context and PASID structures.
 //! * `domain`: page tables and a domain id.
 //! * `fault`: records read, decoded and cleared.
-//! * `unit`: bring-up, attach, detach.
+//! * `bring_up`: from whatever firmware left to translation with everything blocked.
+//! * `unit`: attach and detach.
 //!
 //! # Limits
 //!
@@ -50,6 +51,7 @@
 
 extern crate alloc;
 
+mod bring_up;
 pub mod capabilities;
 mod domain;
 mod fault;

@@ -1,4 +1,4 @@
-//! One remapping unit: bring-up (section 10 of the specification's software considerations), attach and detach.
+//! One remapping unit: attach, detach, and what a unit and its domains have in common.
 //!
 //! Lock order: domain tables, then structures, then domain ids, then the queue, then commands. Fault reporting takes
 //! none of them.
@@ -11,7 +11,7 @@ use crate::invalidate::{Change, Tag, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::pasid::{PasidEntry, TranslationType};
-use crate::spec::registers::*;
+use crate::spec::registers::GSTS;
 use crate::tables::{Structure, Tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -20,12 +20,11 @@ use core::mem::ManuallyDrop;
 use core::time::Duration;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stream, Target, Transition};
-use iommu_core::{error, info, warn};
+use iommu_core::{error, info};
 use iommu_hal::boxed::try_box;
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use spin::Mutex;
-use tock_registers::LocalRegisterCopy;
 
 /// Widest physical address that any structure holds.
 const MOST_HOST_BITS: u8 = 52;
@@ -63,14 +62,14 @@ pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
     pub(crate) hal: H,
     pub(crate) caps: Capabilities,
     pub(crate) host_bits: u8,
-    regs: Regs<R>,
+    pub(crate) regs: Regs<R>,
     /// The command register takes one command at a time.
     command: Mutex<()>,
     // Never dropped: hardware reads them as long as translation is on, which nobody turns off.
-    queue: Mutex<ManuallyDrop<Queue<H>>>,
-    tables: Mutex<ManuallyDrop<Tables<H>>>,
+    pub(crate) queue: Mutex<ManuallyDrop<Queue<H>>>,
+    pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
     ids: Mutex<DomainIds>,
-    faults: Faults,
+    pub(crate) faults: Faults,
     /// Tag of every requester that is passed through.
     identity: Tag,
 }
@@ -84,8 +83,9 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
     /// # Errors
     ///
     /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
-    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the status bit that never followed:
-    /// translation that was on is still on, or everything is blocked as far as the unit obeys at all.
+    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the status bit that never followed,
+    /// and [`HwError::Queue`] a refused invalidation. Once the empty root is set translation goes on even then; before,
+    /// it is off unless firmware had it on in scalable mode.
     pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
         let regs = Regs::new(regs, config.timeout);
         let host_bits = config.host_bits.min(MOST_HOST_BITS);
@@ -280,6 +280,12 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         Ok(())
     }
 
+    /// Has hardware write back what it buffers. The command register takes one command at a time.
+    pub(crate) fn flush_write_buffer(&self) -> Result<(), HwError> {
+        let _command = self.command.lock();
+        self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS")
+    }
+
     fn submit_descriptors(&self, batch: &[crate::spec::descriptor::Descriptor]) -> Result<Marker, HwError> {
         self.queue.lock().submit(&self.hal, &self.regs, batch)
     }
@@ -292,94 +298,4 @@ fn requester(stream: Stream) -> Result<RequesterId, HwError> {
     }
     let raw = u16::try_from(stream.id.get()).map_err(|_| HwError::NoSuchStream { stream: stream.id.get() })?;
     Ok(RequesterId::new(raw))
-}
-
-/// What hardware was told of when bring-up failed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    Nothing,
-    Queue,
-    Everything,
-}
-
-/// Why bring-up failed.
-struct Failure {
-    error: HwError,
-    known: Known,
-}
-
-impl<H: Hal + Clone, R: Registers> Shared<H, R> {
-    /// Queue, root pointer, invalidation, translation, protected memory: in that order.
-    fn start(&self) -> Result<(), Failure> {
-        let failed = |known| move |error| Failure { error, known };
-        self.stop_firmware_queue().map_err(failed(Known::Nothing))?;
-        self.queue.lock().enable(&self.hal, &self.regs).map_err(failed(Known::Queue))?;
-        let io = self.regs.io();
-        self.faults.discard(io);
-        // Faults are polled.
-        io.write32(FECTL_REG, FECTL::IM::SET.value);
-        if self.caps.needs_write_buffer_flush() {
-            // The tables must be in memory before hardware reads them, and no invalidation has come before.
-            self.flush_write_buffer().map_err(failed(Known::Queue))?;
-        }
-        // The mode may change only while translation is off; in the same mode firmware's tables hand over to ours.
-        let mode = LocalRegisterCopy::<u64, RTADDR::Register>::new(io.read64(RTADDR_REG)).read(RTADDR::TTM);
-        if self.regs.status().is_set(GSTS::TES) && mode != RTADDR::TTM::Scalable.value >> RTADDR::TTM.shift {
-            self.regs.set(&self.hal, GSTS::TES, false, "GSTS.TES").map_err(failed(Known::Queue))?;
-        }
-        self.take_over().map_err(|error| {
-            // Whichever root hardware has, firmware's or the empty one: translating through it beats not translating.
-            let _ = self.regs.set(&self.hal, GSTS::TES, true, "GSTS.TES");
-            Failure { error, known: Known::Everything }
-        })
-    }
-
-    /// From the root pointer to the end.
-    fn take_over(&self) -> Result<(), HwError> {
-        let mut root = LocalRegisterCopy::<u64, RTADDR::Register>::new(0);
-        root.write(RTADDR::RTA.val(self.tables.lock().root().get() >> 12) + RTADDR::TTM::Scalable);
-        self.regs.io().write64(RTADDR_REG, root.get());
-        self.regs.trigger(&self.hal, GSTS::RTPS, true, "GSTS.RTPS")?;
-        self.invalidate(&Change::RootPointer)?;
-        self.regs.set(&self.hal, GSTS::TES, true, "GSTS.TES")?;
-        if self.caps.protected_regions() {
-            self.regs.disable_protected_memory(&self.hal)?;
-        }
-        Ok(())
-    }
-
-    /// Turns off the queue that firmware may have left on, without a look at what was in it.
-    fn stop_firmware_queue(&self) -> Result<(), HwError> {
-        let io = self.regs.io();
-        if self.regs.status().is_set(GSTS::QIES) {
-            let stopped = || {
-                let status = LocalRegisterCopy::<u32, FSTS::Register>::new(io.read32(FSTS_REG));
-                status.is_set(FSTS::IQE) || status.is_set(FSTS::ITE) || io.read64(IQH_REG) == io.read64(IQT_REG)
-            };
-            // A queue that hangs must not keep ours from coming up: all it could do is invalidate.
-            if self.regs.wait(&self.hal, "IQH", stopped).is_err() {
-                warn!("firmware's invalidation queue hangs");
-            }
-            self.regs.set(&self.hal, GSTS::QIES, false, "GSTS.QIES")?;
-        }
-        // Errors of that queue must not be taken for errors of ours.
-        io.write32(FSTS_REG, (FSTS::IQE::SET + FSTS::ICE::SET + FSTS::ITE::SET).value);
-        Ok(())
-    }
-
-    /// Has hardware write back what it buffers. The command register takes one command at a time.
-    fn flush_write_buffer(&self) -> Result<(), HwError> {
-        let _command = self.command.lock();
-        self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS")
-    }
-
-    /// Frees what hardware was never told of, when bring-up failed.
-    fn give_back(self, known: Known) {
-        if known == Known::Nothing {
-            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
-        }
-        if known != Known::Everything {
-            drop(ManuallyDrop::into_inner(self.tables.into_inner()));
-        }
-    }
 }
