@@ -9,29 +9,29 @@ use tock_registers::register_bitfields;
 
 /// Version: major in bits 7:4, minor in bits 3:0. 32 bits.
 pub const VER: usize = 0x00;
-/// [`CAP`](CAP). 64 bits.
+/// [`CAP`]. 64 bits.
 pub const CAP_REG: usize = 0x08;
-/// [`ECAP`](ECAP). 64 bits.
+/// [`ECAP`]. 64 bits.
 pub const ECAP_REG: usize = 0x10;
-/// Global command, write only. 32 bits, fields of [`GSTS`](GSTS).
+/// Global command, write only. 32 bits, fields of [`GSTS`].
 pub const GCMD_REG: usize = 0x18;
 /// Global status, read only. 32 bits.
 pub const GSTS_REG: usize = 0x1c;
-/// [`RTADDR`](RTADDR). 64 bits.
+/// [`RTADDR`]. 64 bits.
 pub const RTADDR_REG: usize = 0x20;
-/// [`FSTS`](FSTS). 32 bits.
+/// [`FSTS`]. 32 bits.
 pub const FSTS_REG: usize = 0x34;
 /// Fault event control. 32 bits.
 pub const FECTL_REG: usize = 0x38;
-/// [`PMEN`](PMEN). 32 bits.
+/// [`PMEN`]. 32 bits.
 pub const PMEN_REG: usize = 0x64;
 /// Invalidation queue head: byte offset of the next descriptor that hardware fetches. 64 bits, read only.
 pub const IQH_REG: usize = 0x80;
 /// Invalidation queue tail: byte offset of the next descriptor that software writes. 64 bits.
 pub const IQT_REG: usize = 0x88;
-/// [`IQA`](IQA). 64 bits.
+/// [`IQA`]. 64 bits.
 pub const IQA_REG: usize = 0x90;
-/// [`IQERCD`](IQERCD). 64 bits, read only.
+/// [`IQERCD`]. 64 bits, read only.
 pub const IQERCD_REG: usize = 0xb0;
 /// End of the registers that every unit has, in bytes.
 pub const FIXED_END: usize = 0xc0;

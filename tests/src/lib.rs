@@ -1,0 +1,22 @@
+//! What the suites in `tests/` share. Each suite drives the real driver against a model of the hardware, and decodes
+//! tables with a walker that knows no driver.
+//!
+//! * [`mod@bench`]: a unit that the driver has brought up on a model, and what must hold at the end of every test.
+//! * [`case`]: the kinds of unit that a test runs on.
+//! * [`spy`]: registers that remember what was written, and call a test before and after each write.
+//! * [`timeline`]: memory after every store, invalidations in between, and what caches could reach.
+//! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
+//! * [`pieces`]: single steps of a walk, for what caches hold of them.
+//! * [`random`]: numbers for random tests.
+//! * [`script`]: runs `qemu-run.sh`.
+//! * [`tables`]: firmware tables, byte by byte.
+
+pub mod bench;
+pub mod case;
+pub mod four_pages;
+pub mod pieces;
+pub mod random;
+pub mod script;
+pub mod spy;
+pub mod tables;
+pub mod timeline;

@@ -1,0 +1,258 @@
+//! The heap of the driver runs out at every allocation, one after the other: what a partition can trigger gives an error
+//! value and changes nothing, and taking away needs none.
+//!
+//! An allocator that aborts instead of returning an error ends this whole test binary.
+
+use iommu_core::addr::{Iova, PhysAddr};
+use iommu_core::hw::{Domain, DomainConfig, HwError, Prot, Target, Unit as _};
+use iommu_core::ioas::{Ioas, IoasError};
+use iommu_hal::regs::Registers;
+use iommu_hal::{FrameRequest, Hal};
+use iommu_models::memory::TestMemory;
+use iommu_models::vtd::{FaultCode, Model};
+use iommu_tests::bench::{TIMEOUT, extent, memory, range, stream};
+use iommu_tests::case::Case;
+use iommu_vtd::{Config, Unit};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+const RED: u16 = 0x0108;
+const NEVER: usize = usize::MAX;
+
+thread_local! {
+    /// Allocations of this thread that still succeed.
+    static LEFT: Cell<usize> = const { Cell::new(NEVER) };
+}
+
+struct Failing;
+
+// SAFETY: everything is the system allocator's, or null, which stands for no memory.
+unsafe impl GlobalAlloc for Failing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let allowed = LEFT.try_with(|left| match left.get() {
+            NEVER => true,
+            0 => false,
+            more => {
+                left.set(more - 1);
+                true
+            }
+        });
+        // SAFETY: as the caller promises.
+        if allowed.unwrap_or(true) { unsafe { System.alloc(layout) } } else { null_mut() }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises; all memory came from the system allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// Runs `does` with as much heap as it wants: for what stands for hardware and the embedder.
+fn plenty<T>(does: impl FnOnce() -> T) -> T {
+    let left = LEFT.replace(NEVER);
+    let result = does();
+    LEFT.set(left);
+    result
+}
+
+/// Runs `does` with `n` allocations.
+fn with_heap_of<T>(n: usize, does: impl FnOnce() -> T) -> T {
+    LEFT.set(n);
+    let result = does();
+    LEFT.set(NEVER);
+    result
+}
+
+/// What stands outside of the driver, and so has its own heap.
+struct Outside<T>(Arc<T>);
+
+impl<T> Clone for Outside<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+// SAFETY: forwards to an implementation that keeps the promises.
+unsafe impl Hal for Outside<TestMemory> {
+    fn alloc_frames(&self, request: FrameRequest) -> Option<PhysAddr> {
+        plenty(|| self.0.alloc_frames(request))
+    }
+    unsafe fn free_frames(&self, frames: PhysAddr, request: FrameRequest) {
+        // SAFETY: as the caller promises.
+        plenty(|| unsafe { self.0.free_frames(frames, request) })
+    }
+    fn phys_to_virt(&self, phys: PhysAddr) -> NonNull<u8> {
+        self.0.phys_to_virt(phys)
+    }
+    fn clean(&self, phys: PhysAddr, len: usize) {
+        plenty(|| self.0.clean(phys, len))
+    }
+    fn invalidate(&self, phys: PhysAddr, len: usize) {
+        plenty(|| self.0.invalidate(phys, len))
+    }
+    fn now(&self) -> u64 {
+        self.0.now()
+    }
+    fn stored(&self, phys: PhysAddr) {
+        plenty(|| self.0.stored(phys))
+    }
+}
+
+impl Registers for Outside<Model> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        plenty(|| self.0.read32(offset))
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        plenty(|| self.0.write32(offset, value))
+    }
+    fn read64(&self, offset: usize) -> u64 {
+        plenty(|| self.0.read64(offset))
+    }
+    fn write64(&self, offset: usize, value: u64) {
+        plenty(|| self.0.write64(offset, value))
+    }
+}
+
+type HeapUnit = Unit<Outside<TestMemory>, Outside<Model>>;
+
+fn up(case: &Case) -> (HeapUnit, Arc<Model>) {
+    let model = Arc::new(Model::new(case.config, memory(case.non_coherent)));
+    let config = Config { host_bits: case.config.haw, timeout: TIMEOUT };
+    let unit = Unit::bring_up(Outside(model.memory().clone()), Outside(model.clone()), config).expect("a unit");
+    (unit, model)
+}
+
+/// Tries `does` with 0, 1, 2... allocations until it succeeds, and `check`s after each failure. How many failed.
+fn until_it_succeeds<T, E: std::fmt::Debug + PartialEq>(
+    does: impl Fn() -> Result<T, E>,
+    expected: E,
+    check: impl Fn(),
+) -> (T, usize) {
+    for n in 0.. {
+        match with_heap_of(n, &does) {
+            Ok(value) => return (value, n),
+            Err(error) => assert_eq!(error, expected, "allocation {n}"),
+        }
+        check();
+    }
+    unreachable!("some number is enough")
+}
+
+#[test]
+fn domains_and_attachments_survive_a_heap_that_is_full() {
+    for case in Case::all() {
+        let (unit, model) = up(&case);
+        let kept = model.memory().in_use();
+        let create = || unit.create_domain(&DomainConfig { stage: case.stage });
+        let (domain, failed) = until_it_succeeds(create, HwError::OutOfMemory, || {
+            assert_eq!(model.memory().in_use(), kept, "{}", case.name);
+        });
+        assert!(failed >= 1, "a domain is on the heap");
+        let map = || domain.map(Iova::new(0x1000), &[extent(0x5000_0000, 0x1000)], Prot::READ_WRITE);
+        until_it_succeeds(map, HwError::OutOfMemory, || assert_eq!(domain.translate(Iova::new(0x1000)), None));
+        let before = model.memory().in_use();
+        let attach = || unit.attach(stream(RED), Target::Paging(&*domain));
+        let (_, failed) = until_it_succeeds(attach, HwError::OutOfMemory, || {
+            assert_eq!(model.memory().in_use(), before, "{}", case.name);
+            model.dma(RED, None, Iova::new(0x1000), 1, false).unwrap_err();
+        });
+        assert!(failed >= 1, "attachments are on the heap");
+        assert_eq!(model.dma(RED, None, Iova::new(0x1000), 1, true).unwrap()[0].start.get(), 0x5000_0000);
+        // Another, while the first one stays.
+        for other in 0x0110..0x0120 {
+            until_it_succeeds(
+                || unit.attach(stream(other), Target::Paging(&*domain)),
+                HwError::OutOfMemory,
+                || {
+                    model.dma(RED, None, Iova::new(0x1000), 1, false).unwrap();
+                    model.dma(other, None, Iova::new(0x1000), 1, false).unwrap_err();
+                },
+            );
+        }
+        // Taking away needs nothing.
+        let taken = with_heap_of(0, || {
+            let mut gather = iommu_core::hw::Gather::new();
+            let unmapped = domain.unmap(range(0x1000, 0x1000), &mut gather);
+            let flushed = domain.flush(&mut gather);
+            let detached = unit.detach(stream(RED)).map(|_| ());
+            unit.report_faults(&mut |_| {});
+            let retired = domain.retire();
+            drop(domain);
+            [unmapped, flushed, detached, retired]
+        });
+        assert_eq!(taken, [Ok(()); 4], "{}", case.name);
+        for rid in [RED, 0x0110, 0x011f] {
+            let blocked = model.dma(rid, None, Iova::new(0x1000), 1, false).unwrap_err();
+            assert_eq!(blocked.code, FaultCode::CONTEXT_NOT_PRESENT);
+        }
+        assert_eq!(model.violations(), [], "{}", case.name);
+        assert_eq!(model.memory().in_use(), kept + 1, "{}: a context table more", case.name);
+    }
+}
+
+#[test]
+fn a_replacement_needs_no_heap() {
+    for case in Case::all() {
+        let (unit, model) = up(&case);
+        let create = || unit.create_domain(&DomainConfig { stage: case.stage }).unwrap();
+        let (red, blue) = (create(), create());
+        unit.attach(stream(RED), Target::Paging(&*red)).unwrap();
+        let done = with_heap_of(0, || {
+            let to_blue = unit.attach(stream(RED), Target::Paging(&*blue));
+            (to_blue, unit.attach(stream(RED), Target::Identity), unit.sync().is_ok())
+        });
+        assert!(matches!(done, (Ok(_), Ok(_), true)), "{}: {done:?}", case.name);
+        assert_eq!(model.violations(), []);
+    }
+}
+
+#[test]
+fn an_address_space_survives_a_heap_that_is_full() {
+    for case in Case::plain() {
+        let (unit, model) = up(&case);
+        let mut ioas = Ioas::new();
+        let mut n = 0;
+        let id = loop {
+            let domain: Box<dyn Domain> = unit.create_domain(&DomainConfig { stage: case.stage }).unwrap();
+            match with_heap_of(n, || ioas.add_domain(domain)) {
+                Ok(id) => break id,
+                Err(error) => {
+                    assert!(matches!(error, IoasError::OutOfMemory | IoasError::Domain(HwError::OutOfMemory)))
+                }
+            }
+            assert_eq!(ioas.iova_ranges().count(), 1, "nothing stays reserved");
+            n += 1;
+        };
+        assert!(n >= 2, "members and reserved ranges are on the heap");
+        unit.attach(stream(RED), Target::Paging(ioas.domain(id).unwrap())).unwrap();
+        let mut failed = 0;
+        for page in 0..40u64 {
+            // Extents of an area are copied, and the list of areas grows.
+            for n in 0.. {
+                let (iova, memory) = (Iova::new(page << 12), [extent(0x5000_0000 + (page << 12), 0x1000)]);
+                match with_heap_of(n, || ioas.map_fixed(iova, &memory, Prot::READ_WRITE)) {
+                    Ok(()) => break,
+                    Err(error) => assert_eq!(error, IoasError::OutOfMemory),
+                }
+                failed += 1;
+                assert_eq!(ioas.areas().count() as u64, page);
+                model.dma(RED, None, iova, 1, false).unwrap_err();
+            }
+            let phys = model.dma(RED, None, Iova::new(page << 12), 1, true).unwrap()[0].start.get();
+            assert_eq!(phys, 0x5000_0000 + (page << 12));
+        }
+        assert!(failed >= 40, "{failed}");
+        let unmapped = with_heap_of(0, || (ioas.unmap(range(0, 0x4000)), ioas.unmap_all(), ioas.remove_domain(id)));
+        assert_eq!(unmapped, (Ok(0x4000), Ok(36 << 12), Ok(())));
+        model.dma(RED, None, Iova::new(0x8000), 1, true).unwrap_err();
+        assert_eq!(model.violations(), []);
+    }
+}
