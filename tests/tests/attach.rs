@@ -143,6 +143,37 @@ fn rights_are_those_asked_for() {
 }
 
 #[test]
+fn leaves_are_of_sizes_that_the_unit_has() {
+    // CAP.SSLPS: 2 MiB in bit 34, 1 GiB in bit 35. CAP.FS1GP: bit 56; the first stage always has 2 MiB.
+    for case in Case::plain() {
+        let rows: &[(u64, u64)] = match case.stage {
+            Stage::Second => &[(0, 0x1000), (1 << 34, LARGE), (1 << 35, HUGE), (3 << 34, HUGE)],
+            Stage::First => &[(0, LARGE), (1 << 56, HUGE)],
+        };
+        for (bits, largest) in rows {
+            let case = case.with_cap(3 << 34 | 1 << 56, false).with_cap(*bits, true);
+            let bench = Bench::up(&case);
+            let domain = bench.domain();
+            bench.attach(RED, &*domain);
+            // Large enough for one of the largest, and both of the others at its ends.
+            let len = if *bits == 1 << 35 { HUGE } else { (*largest).max(LARGE) } + 0x2000;
+            map(&*domain, 2 * HUGE - len + 0x1000, 6 * HUGE - len + 0x1000, len);
+            map(&*domain, 4 * HUGE, 6 * HUGE, *largest);
+            let size = |iova: u64| bench.model.translate(RED, None, Iova::new(iova), true).unwrap().size;
+            assert_eq!(size(4 * HUGE), *largest, "{}", case.name);
+            assert_eq!(size(2 * HUGE), 0x1000, "{}", case.name);
+            for iova in [2 * HUGE - len + 0x1000, 2 * HUGE, 2 * HUGE + 0xfff, 2 * HUGE - LARGE] {
+                bench.expect(RED, iova, Ok(iova + 4 * HUGE));
+            }
+            let sizes = domain.geometry().page_sizes;
+            assert!(sizes.contains(*largest) && sizes.contains(0x1000), "{}: {sizes:?}", case.name);
+            assert_eq!(sizes.contains(HUGE), *largest == HUGE, "{}: {sizes:?}", case.name);
+            bench.check();
+        }
+    }
+}
+
+#[test]
 fn domains_are_apart_at_the_same_addresses() {
     for case in Case::all() {
         let bench = Bench::up(&case);

@@ -152,21 +152,6 @@ fn a_storm_is_handled_in_bounded_pieces() {
     }
 }
 
-#[test]
-fn a_report_inside_of_a_report_returns() {
-    let bench = Bench::up(&server());
-    (0..3).for_each(|number| fault(&bench, number));
-    let (mut outer, mut inner) = (0, 0);
-    bench.unit.report_faults(&mut |_| {
-        outer += 1;
-        // As from an interrupt on this very CPU.
-        let report = bench.unit.report_faults(&mut |_| inner += 1);
-        assert!(report.more && report.reported == 0, "somebody is at it");
-    });
-    assert_eq!((outer, inner), (3, 0));
-    bench.check();
-}
-
 /// A change, given the domain that it is about.
 type Step<'a> = &'a dyn Fn(&dyn Domain);
 
@@ -183,6 +168,23 @@ fn with_watchdog(does: impl FnOnce() + Send + 'static) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("a report waits for a lock that a change holds"),
         Err(mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(worker.join().unwrap_err()),
     }
+}
+
+#[test]
+fn a_report_inside_of_a_report_returns() {
+    with_watchdog(|| {
+        let bench = Bench::up(&server());
+        (0..3).for_each(|number| fault(&bench, number));
+        let (mut outer, mut inner) = (0, 0);
+        bench.unit.report_faults(&mut |_| {
+            outer += 1;
+            // As from an interrupt on this very CPU.
+            let report = bench.unit.report_faults(&mut |_| inner += 1);
+            assert!(report.more && report.reported == 0, "somebody is at it");
+        });
+        assert_eq!((outer, inner), (3, 0));
+        bench.check();
+    });
 }
 
 #[test]
