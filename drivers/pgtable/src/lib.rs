@@ -1,7 +1,8 @@
 //! I/O page tables: one walker, formats as types.
 //!
 //! * [`PageTable`]: maps physically contiguous runs, unmaps ranges, translates, for any format.
-//! * [`Format`]: what tells one kind of entry from another: [`VtdSecondStage`] and [`VtdFirstStage`].
+//! * [`Format`]: what tells one kind of entry from another: [`VtdSecondStage`] and [`VtdFirstStage`], [`Armv8Stage1`]
+//!   and [`Armv8Stage2`].
 //!
 //! Not here: when hardware is told of a change. An unmap notes in a [`Gather`](iommu_core::hw::Gather) what the driver
 //! has to invalidate, and which table frames come back once hardware has confirmed that.
@@ -10,13 +11,15 @@
 //!
 //! | What | Now |
 //! |---|---|
-//! | formats | VT-d second stage with 3 or 4 levels, VT-d first stage with 4 levels |
-//! | first-stage addresses | the lower canonical half, 47 bits |
+//! | formats of VT-d | second stage with 3 or 4 levels, first stage with 4 levels |
+//! | formats of Armv8 | stage 1 and stage 2 with the 4 KiB granule, 3 or 4 levels; no concatenated roots |
+//! | first-stage addresses | VT-d: the lower canonical half, 47 bits; Armv8: those of TTB0 |
 //! | concurrency | `&mut self` for map and unmap; parallel tables are to come |
 //! | unmap | whole leaves, and every page of the range mapped; a larger leaf is not split |
 //! | large leaves | not where a table stands already, even an empty one; collapsing is to come |
 //! | tables emptied piece by piece | kept until an unmap covers all that they translate, or until the drop |
-//! | accessed and dirty bits | preset in first-stage entries, unused in second-stage ones |
+//! | accessed and dirty bits | preset in VT-d's first-stage entries, unused in its second-stage ones |
+//! | Armv8's access flag and dirty state | the flag is preset, dirty state is not tracked |
 //!
 //! # Example
 //!
@@ -57,6 +60,8 @@
 //! ```
 #![no_std]
 
+mod armv8_stage1;
+mod armv8_stage2;
 mod chain;
 mod dirty;
 mod format;
@@ -68,6 +73,8 @@ mod unmap;
 mod vtd_first_stage;
 mod vtd_second_stage;
 
+pub use armv8_stage1::{Armv8Stage1, Stage1Options};
+pub use armv8_stage2::Armv8Stage2;
 pub use format::Format;
 pub use table::{Config, PageTable};
 pub use vtd_first_stage::VtdFirstStage;

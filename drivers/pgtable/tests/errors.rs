@@ -119,15 +119,16 @@ fn nothing_to_map_is_no_error<K: Kind>() {
 
 fn lengths_that_overflow_are_out_of_range<K: Kind>() {
     let memory = memory();
-    let config = Config { output_bits: 52, ..K::config(WalkerMemory::Coherent) };
+    let config = Config { output_bits: K::OUTPUT_BITS, ..K::config(WalkerMemory::Coherent) };
     let mut table = PageTable::new(&memory, config).unwrap();
-    // 2^52 times 4096 bytes: 2^64.
-    let extents = vec![run(0, 1 << 52); 4096];
+    // As many of the longest as make 2^64 bytes.
+    let longest = 1 << K::OUTPUT_BITS;
+    let extents = vec![run(0, longest); 1 << (64 - K::OUTPUT_BITS)];
     let error = HwError::OutOfRange { iova: iova(0), len: u64::MAX };
     assert_eq!(table.map(iova(0), &extents, Prot::READ), Err(error));
     assert_eq!(
         table.map(iova(0), &extents[1..], Prot::READ),
-        Err(HwError::OutOfRange { iova: iova(0), len: 0u64.wrapping_sub(1 << 52) })
+        Err(HwError::OutOfRange { iova: iova(0), len: 0u64.wrapping_sub(longest) })
     );
     assert_eq!(memory.in_use(), 1);
 }
@@ -188,7 +189,7 @@ fn widths_are_cut_to_what_the_format_has<K: Kind>() {
     let good = K::config(WalkerMemory::Coherent);
     let wide = Config { input_bits: 255, output_bits: 255, address_bits: 255, ..good };
     let geometry = PageTable::new(&memory, wide).unwrap().geometry();
-    assert_eq!((geometry.aperture, geometry.output_bits), (range(0, 1 << K::INPUT_BITS), 52));
+    assert_eq!((geometry.aperture, geometry.output_bits), (range(0, 1 << K::INPUT_BITS), K::OUTPUT_BITS));
     let mut narrow = PageTable::new(&memory, Config { input_bits: 31, output_bits: 32, ..good }).unwrap();
     assert_eq!(narrow.geometry().aperture, range(0, 1 << 31));
     let error = HwError::OutOfRange { iova: iova(1 << 31), len: K4 };

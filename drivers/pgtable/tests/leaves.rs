@@ -3,12 +3,14 @@
 mod common;
 
 use common::raw::Leaf;
-use common::{First4, Flat, G1, K4, Kind, M2, Second3, Second4, iova, memory, range, run};
+use common::{ArmFirst4, ArmSecond4, First4, Flat, G1, K4, Kind, M2, Second3, Second4, iova, memory, range, run};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{Gather, HwError, PageSizes, Prot};
 use iommu_hal::{Hal, WalkerMemory};
 use iommu_models::memory::TestMemory;
-use iommu_pgtable::{Config, PageTable, SecondStageOptions, VtdFirstStage, VtdSecondStage};
+use iommu_pgtable::{
+    Armv8Stage1, Armv8Stage2, Config, PageTable, SecondStageOptions, Stage1Options, VtdFirstStage, VtdSecondStage,
+};
 
 for_each_kind!(
     leaves_are_as_large_as_alignment_and_length_allow,
@@ -94,6 +96,52 @@ fn first_stage_entries_bit_for_bit() {
     assert_eq!(table.tables(), 4);
 }
 
+#[test]
+fn armv8_stage_1_entries_bit_for_bit() {
+    // Valid, AP[1], inner shareable, AF, nG, PXN, UXN: bits 0, 6, 9:8, 10, 11, 53, 54. Bit 7 takes writes away.
+    for (levels, index, attribute) in [(4, 0, 0), (4, 7, 7 << 2), (4, 8, 0), (3, 3, 3 << 2)] {
+        let memory = memory();
+        let options = Stage1Options { attribute_index: index };
+        let config = Config::<Armv8Stage1> { levels, options, ..ArmFirst4::config(WalkerMemory::Coherent) };
+        let mut table = PageTable::new(&memory, config).unwrap();
+        let shifts = &[39, 30, 21, 12][4 - usize::from(levels)..];
+        let (root, leaf) = (table.root(), 0x0060_0000_0000_0f41 | attribute);
+        table.map(iova(0x11_2233_4000), &[run(0x12_3456_7000, K4)], Prot::READ_WRITE).unwrap();
+        assert_path(&memory, root, 0x11_2233_4000, shifts, 0x3, 0x12_3456_7002 | leaf);
+        table.map(iova(0x11_2233_5000), &[run(0x12_3456_8000, K4)], Prot::READ).unwrap();
+        assert_path(&memory, root, 0x11_2233_5000, shifts, 0x3, 0x12_3456_8082 | leaf);
+        table.map(iova(0x11_2240_0000), &[run(0x12_3460_0000, M2)], Prot::READ_WRITE).unwrap();
+        assert_path(&memory, root, 0x11_2240_0000, &shifts[..shifts.len() - 1], 0x3, 0x12_3460_0000 | leaf);
+        table.map(iova(0x11_4000_0000), &[run(0x12_8000_0000, G1)], Prot::READ).unwrap();
+        assert_path(&memory, root, 0x11_4000_0000, &shifts[..shifts.len() - 2], 0x3, 0x12_8000_0080 | leaf);
+        assert_eq!(table.tables(), usize::from(levels));
+    }
+}
+
+#[test]
+fn armv8_stage_2_entries_bit_for_bit() {
+    // Valid, MemAttr write-back, inner shareable, AF, XN[1]: bits 0, 5:2, 9:8, 10, 54. Bit 6 is read, bit 7 write.
+    const LEAF: u64 = 0x0040_0000_0000_073d;
+    for levels in [3, 4] {
+        let memory = memory();
+        let config = Config::<Armv8Stage2> { levels, ..ArmSecond4::config(WalkerMemory::Coherent) };
+        let mut table = PageTable::new(&memory, config).unwrap();
+        let shifts = &[39, 30, 21, 12][4 - usize::from(levels)..];
+        let root = table.root();
+        table.map(iova(0x11_2233_4000), &[run(0x12_3456_7000, K4)], Prot::READ_WRITE).unwrap();
+        assert_path(&memory, root, 0x11_2233_4000, shifts, 0x3, 0x12_3456_70c2 | LEAF);
+        table.map(iova(0x11_2233_5000), &[run(0x12_3456_8000, K4)], Prot::READ).unwrap();
+        assert_path(&memory, root, 0x11_2233_5000, shifts, 0x3, 0x12_3456_8042 | LEAF);
+        table.map(iova(0x11_2233_6000), &[run(0x12_3456_9000, K4)], Prot::WRITE).unwrap();
+        assert_path(&memory, root, 0x11_2233_6000, shifts, 0x3, 0x12_3456_9082 | LEAF);
+        table.map(iova(0x11_2240_0000), &[run(0x12_3460_0000, M2)], Prot::READ_WRITE).unwrap();
+        assert_path(&memory, root, 0x11_2240_0000, &shifts[..shifts.len() - 1], 0x3, 0x12_3460_00c0 | LEAF);
+        table.map(iova(0x11_4000_0000), &[run(0x12_8000_0000, G1)], Prot::WRITE).unwrap();
+        assert_path(&memory, root, 0x11_4000_0000, &shifts[..shifts.len() - 2], 0x3, 0x12_8000_0080 | LEAF);
+        assert_eq!(table.tables(), usize::from(levels));
+    }
+}
+
 fn leaves_are_as_large_as_alignment_and_length_allow<K: Kind>() {
     let memory = memory();
     let mut table = K::table(&memory);
@@ -163,7 +211,7 @@ fn permissions_are_exact<K: Kind>() {
         for size in [K4, M2, G1] {
             at += G1;
             let mapped = table.map(iova(at), &[run(at, size)], prot);
-            if prot == Prot::WRITE && K::RAW.first_stage {
+            if prot == Prot::WRITE && !K::RAW.has_write_only() {
                 assert_eq!(mapped, Err(HwError::Protection(prot)));
                 continue;
             }

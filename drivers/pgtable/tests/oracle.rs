@@ -93,7 +93,7 @@ impl<'m, K: Kind> Rig<'m, K> {
         let top = 1u64 << K::INPUT_BITS;
         let taken = self.flat.0.range(start..start + len).next();
         let expected = match taken {
-            _ if K::RAW.first_stage && !prot.read => Err(HwError::Protection(prot)),
+            _ if !prot.read && !K::RAW.has_write_only() => Err(HwError::Protection(prot)),
             _ if len == 0 => Ok(()),
             _ if start + len > top => Err(HwError::OutOfRange { iova: iova(start), len }),
             Some((page, _)) => Err(HwError::AlreadyMapped { iova: iova(*page) }),

@@ -7,8 +7,11 @@ use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
 use iommu_core::hw::{PageSizes, Prot};
 use iommu_hal::{Hal, WalkerMemory};
 use iommu_models::memory::TestMemory;
-use iommu_pgtable::{Config, Format, PageTable, SecondStageOptions, VtdFirstStage, VtdSecondStage};
-use raw::{Leaf, Raw};
+use iommu_pgtable::{
+    Armv8Stage1, Armv8Stage2, Config, Format, PageTable, SecondStageOptions, Stage1Options, VtdFirstStage,
+    VtdSecondStage,
+};
+use raw::{Layout, Leaf, Raw};
 use std::collections::BTreeMap;
 
 pub const K4: u64 = 0x1000;
@@ -23,6 +26,8 @@ pub trait Kind {
     const RAW: Raw;
     /// Addresses lie below 2^this.
     const INPUT_BITS: u8;
+    /// Entries hold physical addresses below 2^this.
+    const OUTPUT_BITS: u8;
 
     fn options() -> <Self::F as Format>::Options {
         Default::default()
@@ -53,19 +58,24 @@ pub trait Kind {
 pub struct Second3;
 pub struct Second4;
 pub struct First4;
+pub struct ArmFirst4;
+pub struct ArmSecond3;
+pub struct ArmSecond4;
 
 impl Kind for Second3 {
     type F = VtdSecondStage;
     const LEVELS: u8 = 3;
-    const RAW: Raw = Raw { first_stage: false, levels: 3, snoop: false, address_bits: 46 };
+    const RAW: Raw = Raw { layout: Layout::VtdSecondStage { snoop: false }, levels: 3, address_bits: 46 };
     const INPUT_BITS: u8 = 39;
+    const OUTPUT_BITS: u8 = 52;
 }
 
 impl Kind for Second4 {
     type F = VtdSecondStage;
     const LEVELS: u8 = 4;
-    const RAW: Raw = Raw { first_stage: false, levels: 4, snoop: true, address_bits: 46 };
+    const RAW: Raw = Raw { layout: Layout::VtdSecondStage { snoop: true }, levels: 4, address_bits: 46 };
     const INPUT_BITS: u8 = 48;
+    const OUTPUT_BITS: u8 = 52;
 
     fn options() -> SecondStageOptions {
         SecondStageOptions { snoop: true }
@@ -75,8 +85,37 @@ impl Kind for Second4 {
 impl Kind for First4 {
     type F = VtdFirstStage;
     const LEVELS: u8 = 4;
-    const RAW: Raw = Raw { first_stage: true, levels: 4, snoop: false, address_bits: 46 };
+    const RAW: Raw = Raw { layout: Layout::VtdFirstStage, levels: 4, address_bits: 46 };
     const INPUT_BITS: u8 = 47;
+    const OUTPUT_BITS: u8 = 52;
+}
+
+impl Kind for ArmFirst4 {
+    type F = Armv8Stage1;
+    const LEVELS: u8 = 4;
+    const RAW: Raw = Raw { layout: Layout::Armv8Stage1 { attribute_index: 5 }, levels: 4, address_bits: 46 };
+    const INPUT_BITS: u8 = 48;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Stage1Options {
+        Stage1Options { attribute_index: 5 }
+    }
+}
+
+impl Kind for ArmSecond3 {
+    type F = Armv8Stage2;
+    const LEVELS: u8 = 3;
+    const RAW: Raw = Raw { layout: Layout::Armv8Stage2, levels: 3, address_bits: 46 };
+    const INPUT_BITS: u8 = 39;
+    const OUTPUT_BITS: u8 = 48;
+}
+
+impl Kind for ArmSecond4 {
+    type F = Armv8Stage2;
+    const LEVELS: u8 = 4;
+    const RAW: Raw = Raw { layout: Layout::Armv8Stage2, levels: 4, address_bits: 46 };
+    const INPUT_BITS: u8 = 48;
+    const OUTPUT_BITS: u8 = 48;
 }
 
 /// Runs generic tests for each kind.
@@ -86,6 +125,9 @@ macro_rules! for_each_kind {
         mod second_stage_3_levels { $(#[test] fn $test() { super::$test::<super::common::Second3>() })* }
         mod second_stage_4_levels { $(#[test] fn $test() { super::$test::<super::common::Second4>() })* }
         mod first_stage_4_levels { $(#[test] fn $test() { super::$test::<super::common::First4>() })* }
+        mod armv8_stage_1_4_levels { $(#[test] fn $test() { super::$test::<super::common::ArmFirst4>() })* }
+        mod armv8_stage_2_3_levels { $(#[test] fn $test() { super::$test::<super::common::ArmSecond3>() })* }
+        mod armv8_stage_2_4_levels { $(#[test] fn $test() { super::$test::<super::common::ArmSecond4>() })* }
     };
 }
 

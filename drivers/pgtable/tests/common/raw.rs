@@ -3,13 +3,26 @@
 
 use std::collections::BTreeSet;
 
+/// What entries look like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    VtdFirstStage,
+    /// With or without snoop control, and then every leaf is to snoop.
+    VtdSecondStage {
+        snoop: bool,
+    },
+    /// With this AttrIndx in every leaf.
+    Armv8Stage1 {
+        attribute_index: u64,
+    },
+    Armv8Stage2,
+}
+
 /// The hardware that walks.
 #[derive(Clone, Copy)]
 pub struct Raw {
-    pub first_stage: bool,
+    pub layout: Layout,
     pub levels: u32,
-    /// The unit has snoop control, and every leaf is to snoop.
-    pub snoop: bool,
     /// Host address width.
     pub address_bits: u32,
 }
@@ -54,10 +67,86 @@ impl Raw {
         Start { table, level: self.levels, iova: 0 }
     }
 
+    /// Whether a leaf can allow writes without reads.
+    pub fn has_write_only(&self) -> bool {
+        matches!(self.layout, Layout::VtdSecondStage { .. } | Layout::Armv8Stage2)
+    }
+
     fn entry(&self, entry: u64, level: u32) -> Result<Entry, String> {
+        match self.layout {
+            Layout::VtdFirstStage => self.vtd_entry(entry, level, true, false),
+            Layout::VtdSecondStage { snoop } => self.vtd_entry(entry, level, false, snoop),
+            Layout::Armv8Stage1 { attribute_index } => self.armv8_entry(entry, level, Some(attribute_index)),
+            Layout::Armv8Stage2 => self.armv8_entry(entry, level, None),
+        }
+    }
+
+    /// An entry of stage 1, where an AttrIndx is given, or of stage 2. 4 KiB granule; the Arm manual counts levels the
+    /// other way round, from 0 at the root of four levels to 3.
+    fn armv8_entry(&self, entry: u64, level: u32, stage_1: Option<u64>) -> Result<Entry, String> {
         let bad = |what: &str| Err(format!("{what}: entry {entry:#x} of level {level}"));
         let bit = |at: u32| bits(entry, at, at) == 1;
-        let present = if self.first_stage { bit(0) } else { bits(entry, 1, 0) != 0 };
+        if !bit(0) {
+            return Ok(Entry::Nothing);
+        }
+        if level == 1 && !bit(1) {
+            return bad("a page that reads as a block is reserved");
+        }
+        let address = bits(entry, 47, 12) << 12;
+        if address >> self.address_bits != 0 {
+            return bad("address beyond the width");
+        }
+        if level > 1 && bit(1) {
+            return match entry & !address {
+                3 => Ok(Entry::Table(address)),
+                _ => bad("a table entry with attributes"),
+            };
+        }
+        if level > 3 {
+            return bad("a block is reserved here");
+        }
+        if address & (entry_size(level) - 1) != 0 {
+            return bad("address bits, or nT, below the page size");
+        }
+        if bits(entry, 52, 48) != 0 || bits(entry, 63, 55) != 0 {
+            return bad("contiguous, DBM, GP, software or high bits are set");
+        }
+        if bits(entry, 9, 8) != 3 || !bit(10) {
+            return bad("not inner shareable, or AF is clear");
+        }
+        let (read, write) = match stage_1 {
+            Some(attribute_index) => {
+                if bits(entry, 4, 2) != attribute_index || bit(5) {
+                    return bad("AttrIndx or NS");
+                }
+                if !bit(6) {
+                    return bad("AP[1] is clear: no unprivileged access");
+                }
+                if !bit(11) || bits(entry, 54, 53) != 3 {
+                    return bad("global or executable");
+                }
+                (true, !bit(7))
+            }
+            None => {
+                if bits(entry, 5, 2) != 15 {
+                    return bad("MemAttr is not write-back");
+                }
+                if bit(11) || bits(entry, 54, 53) != 2 {
+                    return bad("bit 11 is set, or executable");
+                }
+                (bit(6), bit(7))
+            }
+        };
+        match read || write {
+            true => Ok(Entry::Leaf { phys: address, read, write }),
+            false => bad("a leaf that allows nothing"),
+        }
+    }
+
+    fn vtd_entry(&self, entry: u64, level: u32, first_stage: bool, snoop: bool) -> Result<Entry, String> {
+        let bad = |what: &str| Err(format!("{what}: entry {entry:#x} of level {level}"));
+        let bit = |at: u32| bits(entry, at, at) == 1;
+        let present = if first_stage { bit(0) } else { bits(entry, 1, 0) != 0 };
         if !present {
             return Ok(Entry::Nothing);
         }
@@ -67,7 +156,7 @@ impl Raw {
             return bad("PS is reserved here");
         }
         if level == 1 && bit(7) {
-            return bad(if self.first_stage { "PAT is set" } else { "PS is set" });
+            return bad(if first_stage { "PAT is set" } else { "PS is set" });
         }
         let address = bits(entry, 51, 12) << 12;
         if address >> self.address_bits != 0 {
@@ -79,7 +168,7 @@ impl Raw {
         if bits(entry, 63, 52) != 0 {
             return bad("high bits are set");
         }
-        if self.first_stage {
+        if first_stage {
             if !bit(2) {
                 return bad("U/S is clear");
             }
@@ -102,7 +191,7 @@ impl Raw {
         if bits(entry, 6, 2) != 0 || bits(entry, 10, 8) != 0 {
             return bad("X, EMT, IPAT, A, D or an ignored bit is set");
         }
-        if bit(11) != (leaf && self.snoop) {
+        if bit(11) != (leaf && snoop) {
             return bad("SNP");
         }
         match leaf {
