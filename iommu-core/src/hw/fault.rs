@@ -58,7 +58,7 @@ pub struct Fault {
     /// The address, as exactly as hardware records it: see [`Fault::granule`]. For [`FaultKind::Interrupt`] the index of
     /// the interrupt.
     pub iova: Iova,
-    /// The record's granularity in bytes: 4096 where hardware keeps only the page.
+    /// The record's granularity in bytes: 4096 where hardware keeps only the page, 0 where it keeps no address.
     pub granule: u64,
     /// What was tried.
     pub access: AccessKind,

@@ -1,0 +1,210 @@
+//! A translation domain of one unit: page tables, an ASID or VMID, and the invalidations that keep both honest.
+
+use crate::invalidate::{Change, Tag};
+use crate::spec::cd::ContextDescriptor;
+use crate::spec::ste::{Stage1Entry, Stage2Entry, StreamEntry};
+use crate::tables::{Destination, write_entry};
+use crate::unit::Shared;
+use alloc::sync::Arc;
+use iommu_core::addr::{Iova, IovaRange, PhysExtent};
+use iommu_core::error;
+use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
+use iommu_hal::Hal;
+use iommu_hal::mem::Frames;
+use iommu_hal::regs::Registers;
+use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config as TableConfig, Format, PageTable, Stage1Options};
+use spin::Mutex;
+
+/// Tables of either stage.
+enum StageTables<H: Hal + Clone> {
+    /// With the context descriptor that leads to them.
+    First(PageTable<H, Armv8Stage1>, Frames<H>),
+    Second(PageTable<H, Armv8Stage2>),
+}
+
+/// Does the same with the tables of either stage.
+macro_rules! either {
+    ($tables:expr, $table:ident => $does:expr) => {
+        match $tables {
+            StageTables::First($table, _) => $does,
+            StageTables::Second($table) => $does,
+        }
+    };
+}
+
+/// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
+/// does not confirm, the tables stay allocated for ever.
+pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
+    unit: Arc<Shared<H, R>>,
+    destination: Destination,
+    /// Distinguishes this domain's gathers from all others.
+    serial: u64,
+    geometry: Geometry,
+    /// `None` only while being dropped.
+    tables: Mutex<Option<StageTables<H>>>,
+}
+
+impl<H: Hal + Clone, R: Registers> Domain<H, R> {
+    /// An empty domain under the ASID or VMID `id`, which stays the caller's on an error.
+    pub(crate) fn new(unit: &Arc<Shared<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
+        let (tables, destination) = match stage {
+            Stage::First => first_stage(unit, id)?,
+            Stage::Second => second_stage(unit, id)?,
+        };
+        Ok(Self {
+            unit: unit.clone(),
+            destination,
+            serial: hw::unique_number(),
+            geometry: either!(&tables, table => table.geometry()),
+            tables: Mutex::new(Some(tables)),
+        })
+    }
+
+    pub(crate) fn belongs_to(&self, unit: &Arc<Shared<H, R>>) -> bool {
+        Arc::ptr_eq(&self.unit, unit)
+    }
+
+    /// What leads a stream to this domain.
+    pub(crate) fn destination(&self) -> Destination {
+        self.destination
+    }
+
+    fn tag(&self) -> Tag {
+        self.destination.tag
+    }
+
+    /// Frees the table frames of a gather whose invalidation was confirmed.
+    #[allow(unsafe_code, reason = "freeing what hardware walked is for whoever knows that it no longer does")]
+    fn free_tables(&self, gather: &mut Gather) -> Result<(), HwError> {
+        self.with_tables(|tables| {
+            // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
+            either!(tables, table => unsafe { table.free_gathered(gather) });
+            Ok(())
+        })
+    }
+
+    fn with_tables<T>(&self, does: impl FnOnce(&mut StageTables<H>) -> Result<T, HwError>) -> Result<T, HwError> {
+        match self.tables.lock().as_mut() {
+            Some(tables) => does(tables),
+            None => Err(HwError::ForeignDomain),
+        }
+    }
+}
+
+/// Stage-1 tables and their context descriptor, written whole before any stream leads to it and never changed.
+fn first_stage<H: Hal + Clone, R: Registers>(
+    unit: &Shared<H, R>,
+    asid: u16,
+) -> Result<(StageTables<H>, Destination), HwError> {
+    let caps = &unit.caps;
+    let shape = caps.first_stage()?;
+    let options = Stage1Options { attribute_index: 0 };
+    let table = PageTable::new(unit.hal.clone(), config::<_, _, Armv8Stage1>(unit, shape, options))?;
+    let context = Frames::alloc(unit.hal.clone(), unit.frame_request()).ok_or(HwError::OutOfMemory)?;
+    let descriptor = ContextDescriptor {
+        asid,
+        root: table.root(),
+        input_bits: shape.input_bits,
+        output_size: caps.output_size(),
+        walk: caps.walk_attributes(),
+    };
+    let frame = context.frame(0).ok_or(HwError::Hardware("a frame without memory"))?;
+    write_entry(&frame, 0, &descriptor.words());
+    let entry = StreamEntry::Stage1(Stage1Entry {
+        context: context.phys(),
+        fetch: caps.walk_attributes(),
+        stall_disable: caps.must_disable_stalls(),
+    });
+    let destination = Destination { tag: Tag::Asid(asid), entry, page_table: Some(table.root()) };
+    Ok((StageTables::First(table, context), destination))
+}
+
+/// Stage-2 tables.
+fn second_stage<H: Hal + Clone, R: Registers>(
+    unit: &Shared<H, R>,
+    vmid: u16,
+) -> Result<(StageTables<H>, Destination), HwError> {
+    let caps = &unit.caps;
+    let shape = caps.second_stage()?;
+    let table = PageTable::new(unit.hal.clone(), config::<_, _, Armv8Stage2>(unit, shape, ()))?;
+    let entry = StreamEntry::Stage2(Stage2Entry {
+        vmid,
+        root: table.root(),
+        levels: shape.levels,
+        input_bits: shape.input_bits,
+        output_size: caps.output_size(),
+        walk: caps.walk_attributes(),
+    });
+    let destination = Destination { tag: Tag::Vmid(vmid), entry, page_table: Some(table.root()) };
+    Ok((StageTables::Second(table), destination))
+}
+
+fn config<H: Hal + Clone, R: Registers, F: Format>(
+    unit: &Shared<H, R>,
+    shape: crate::capabilities::StageShape,
+    options: F::Options,
+) -> TableConfig<F> {
+    TableConfig {
+        levels: shape.levels,
+        page_sizes: unit.caps.page_sizes(),
+        input_bits: shape.input_bits,
+        output_bits: unit.host_bits,
+        memory: unit.caps.memory(),
+        address_bits: unit.host_bits,
+        options,
+    }
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, R> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
+        self.with_tables(|tables| either!(tables, table => table.map(iova, extents, prot)))?;
+        self.unit.invalidate(&Change::Mapped)
+    }
+
+    fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
+        gather.claim(self.serial)?;
+        self.with_tables(|tables| either!(tables, table => table.unmap(range, gather)))
+    }
+
+    fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
+        gather.claim(self.serial)?;
+        if !gather.is_empty() {
+            self.unit.invalidate(&Change::Unmapped { tag: self.tag(), gather })?;
+            self.free_tables(gather)?;
+        }
+        gather.clear();
+        Ok(())
+    }
+
+    fn retire(&self) -> Result<(), HwError> {
+        self.unit.retire(self.tag())
+    }
+
+    fn translate(&self, iova: Iova) -> Option<Translation> {
+        let tables = self.tables.lock();
+        tables.as_ref().and_then(|tables| either!(tables, table => table.translate(iova)))
+    }
+}
+
+impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
+    fn drop(&mut self) {
+        if self.unit.retire(self.tag()).is_ok() {
+            // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
+            self.unit.free_id(self.tag());
+            return;
+        }
+        error!("a domain is gone and hardware did not confirm: its tables stay allocated");
+        match self.tables.get_mut().take() {
+            Some(StageTables::First(table, context)) => {
+                table.leak();
+                context.leak();
+            }
+            Some(StageTables::Second(table)) => table.leak(),
+            None => {}
+        }
+    }
+}

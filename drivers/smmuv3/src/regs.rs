@@ -1,0 +1,130 @@
+//! Register protocol: steps that are acknowledged, and nothing about what they are for.
+
+use crate::capabilities::Capabilities;
+use crate::spec::registers::*;
+use core::time::Duration;
+use iommu_core::hw::{HwError, Wait};
+use iommu_hal::Hal;
+use iommu_hal::regs::Registers;
+use iommu_hal::wait::poll;
+use spin::Mutex;
+use tock_registers::LocalRegisterCopy;
+
+/// Bits of CR0 that CR0ACK repeats.
+const CR0_ACKNOWLEDGED: u32 = 0x1df;
+/// Bits of IRQ_CTRL that IRQ_CTRLACK repeats.
+const IRQ_CTRL_ACKNOWLEDGED: u32 = 0x7;
+
+/// A unit's registers, with the limit for every wait.
+pub(crate) struct Regs<R> {
+    io: R,
+    timeout: Duration,
+    /// GERRORN is read, changed and written by whoever handles errors of the queue or of everything else.
+    gerrorn: Mutex<()>,
+}
+
+impl<R: Registers> Regs<R> {
+    pub(crate) fn new(io: R, timeout: Duration) -> Self {
+        Self { io, timeout, gerrorn: Mutex::new(()) }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn io(&self) -> &R {
+        &self.io
+    }
+
+    /// Reads the capabilities and checks that there is a unit at all, and that the window holds both pages.
+    pub(crate) fn capabilities(&self) -> Result<Capabilities, HwError> {
+        if self.io.len() < FIXED_END {
+            return Err(HwError::Hardware("the register window is too short"));
+        }
+        let mut idr = [0; IDR_COUNT];
+        for (register, offset) in idr.iter_mut().zip((IDR0_REG..).step_by(4)) {
+            *register = self.io.read32(offset);
+        }
+        if idr[..2].contains(&u32::MAX) || self.io.read32(CR0ACK_REG) == u32::MAX {
+            return Err(HwError::Hardware("the registers read all ones: no unit answers"));
+        }
+        Ok(Capabilities::new(idr, self.io.read32(AIDR_REG)))
+    }
+
+    /// What the unit was told to have on.
+    pub(crate) fn cr0(&self) -> u32 {
+        self.io.read32(CR0_REG) & CR0_ACKNOWLEDGED
+    }
+
+    /// Whether hardware has taken over what CR0 says. Until it has, CR0 must not be written (section 6.3, SMMU_CR0).
+    pub(crate) fn is_settled(&self) -> bool {
+        self.io.read32(CR0ACK_REG) & CR0_ACKNOWLEDGED == self.cr0()
+    }
+
+    /// Waits until an earlier write of CR0 has been taken over.
+    pub(crate) fn settle<H: Hal>(&self, hal: &H) -> Result<(), HwError> {
+        self.wait(hal, "SMMU_CR0ACK", || self.is_settled())
+    }
+
+    /// Writes CR0 and waits until CR0ACK agrees; `name` is what changes.
+    pub(crate) fn set_cr0<H: Hal>(&self, hal: &H, value: u32, name: &'static str) -> Result<(), HwError> {
+        self.io.write32(CR0_REG, value);
+        self.wait(hal, name, || self.io.read32(CR0ACK_REG) & CR0_ACKNOWLEDGED == value & CR0_ACKNOWLEDGED)
+    }
+
+    /// Has accesses aborted whenever translation is off, by the protocol of SMMU_GBPA.Update.
+    pub(crate) fn abort_without_translation<H: Hal>(&self, hal: &H) -> Result<(), HwError> {
+        let current = || LocalRegisterCopy::<u32, GBPA::Register>::new(self.io.read32(GBPA_REG));
+        let settled = || !current().is_set(GBPA::UPDATE);
+        self.wait(hal, "SMMU_GBPA.Update", settled)?;
+        let mut value = current();
+        value.modify(GBPA::ABORT::SET + GBPA::UPDATE::SET);
+        self.io.write32(GBPA_REG, value.get());
+        self.wait(hal, "SMMU_GBPA.Update", settled)?;
+        match current().is_set(GBPA::ABORT) {
+            true => Ok(()),
+            false => Err(HwError::Hardware("SMMU_GBPA.ABORT does not stay set")),
+        }
+    }
+
+    /// Turns all interrupts off: everything here is polled.
+    pub(crate) fn disable_interrupts<H: Hal>(&self, hal: &H) -> Result<(), HwError> {
+        self.io.write32(IRQ_CTRL_REG, 0);
+        let off = || self.io.read32(IRQ_CTRLACK_REG) & IRQ_CTRL_ACKNOWLEDGED == 0;
+        self.wait(hal, "SMMU_IRQ_CTRLACK", off)
+    }
+
+    /// Global errors that are active, as bits of GERROR; none where nobody answers.
+    pub(crate) fn active_errors(&self) -> u32 {
+        match self.io.read32(GERROR_REG) {
+            u32::MAX => 0,
+            errors => errors ^ self.io.read32(GERRORN_REG),
+        }
+    }
+
+    /// Acknowledges those of the errors `which` that are active.
+    pub(crate) fn acknowledge(&self, which: u32) {
+        let _gerrorn = self.gerrorn.lock();
+        self.toggle(which);
+    }
+
+    /// Takes the active errors but those of the command queue, which are its own to handle, and acknowledges them.
+    /// `None` where another is at it: this may run in an interrupt that came while the lock was held.
+    pub(crate) fn take_errors(&self) -> Option<u32> {
+        let _gerrorn = self.gerrorn.try_lock()?;
+        Some(self.toggle(!GERROR::CMDQ_ERR::SET.value))
+    }
+
+    fn toggle(&self, which: u32) -> u32 {
+        let active = self.active_errors() & which;
+        if active != 0 {
+            self.io.write32(GERRORN_REG, self.io.read32(GERRORN_REG) ^ active);
+        }
+        active
+    }
+
+    /// Polls until `ready`, or fails at the deadline.
+    pub(crate) fn wait<H: Hal>(&self, hal: &H, name: &'static str, ready: impl Fn() -> bool) -> Result<(), HwError> {
+        poll(hal, self.timeout, || ready().then_some(())).ok_or(HwError::TimedOut(Wait::Status(name)))
+    }
+}
