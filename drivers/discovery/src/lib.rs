@@ -3,7 +3,8 @@
 //! Takes what firmware and an enumerator of the PCI bus say, as bytes and plain values, checks it, and answers: which
 //! units there are ([`dmar`]), which of them serves a function and which memory firmware reserved for it ([`scope`]),
 //! under which requester ids an IOMMU sees a function and which functions cannot be kept apart ([`topology`]), where
-//! configuration space lies ([`mcfg`]). Touches no hardware and finds no table: the embedder hands over the bytes.
+//! configuration space lies ([`mcfg`]); and from a devicetree memory, host bridges, units and stream ids
+//! ([`devicetree`]). Touches no hardware and finds no table: the embedder hands over the bytes.
 //!
 //! Firmware is not trusted to be right: lengths, offsets and values are checked, the work is bounded by the table's
 //! length, no input panics, and every allocation may fail.
@@ -12,7 +13,10 @@
 //!
 //! | What | Now |
 //! |---|---|
-//! | IORT, devicetree (SMMUv3) | to come |
+//! | IORT (SMMUv3) | to come |
+//! | devicetree: IOMMUs | SMMUv3; functions by `iommu-map`, no `iommus` of platform devices, no `msi-map` |
+//! | devicetree: host bridges | `pci-host-ecam-generic`; windows of I/O ports are left out |
+//! | devicetree: nesting | 16 levels |
 //! | DMAR structures | DRHD and RMRR decoded; ATSR, RHSA, ANDD, SATC, SIDP length-checked and counted; others skipped |
 //! | scopes of I/O APICs and HPETs | parsed; used from interrupt remapping on |
 //! | quirks of devices (phantom functions, other aliases, access control under another name) | none |
@@ -78,6 +82,7 @@ extern crate alloc;
 extern crate std;
 
 mod bytes;
+pub mod devicetree;
 pub mod dmar;
 mod fallible;
 pub mod mcfg;
@@ -90,6 +95,8 @@ pub use bytes::OutOfBounds;
 pub use sbdf::Sbdf;
 pub use table::TableError;
 
+#[cfg(test)]
+mod test_fdt;
 #[cfg(test)]
 mod test_pci;
 #[cfg(test)]
