@@ -3,6 +3,7 @@
 //! * [`memory`]: [`TestMemory`](memory::TestMemory), an [`iommu_hal::Hal`] that fails on demand, sees misuse, and shows
 //!   what a device sees of memory after each store.
 //! * [`vtd`]: a VT-d unit behind [`iommu_hal::regs::Registers`], and a walker of its tables that stands apart from it.
+//! * [`smmuv3`]: an SMMUv3 in the same way.
 //!
 //! The crate depends on no driver, so that drivers, and whoever builds on them, can test with it. What a driver must
 //! not do and hardware would not report is collected as violations; a test asserts that there are none.
@@ -11,7 +12,6 @@
 //!
 //! | What | Now | To come |
 //! |---|---|---|
-//! | SMMUv3 | not at all | a unit of the same plan |
 //! | VT-d tables | scalable mode: first and second stage (3 to 5 levels), pass-through | legacy mode (its requests are blocked with code 2), nested translation (PGTT 3 is refused with 0x5b) |
 //! | accessed and dirty bits | checked in the first stage where page walks do not snoop; never written, so a walk that snoops reads them as set | written, in both stages |
 //! | caches | context, PASID, IOTLB: kept until covered, never evicted; with caching mode entries that are not present | paging-structure caches, so IH is logged but means nothing yet; device TLBs, torn fetches |
@@ -20,6 +20,13 @@
 //! | requests | reads and writes, always user, untranslated | ATS, page requests, atomics, execute and supervisor requests |
 //! | registers | up to IRTA, without CCMD, AFLOG, protected memory; fault records | register-based invalidation, PMEN, page-request queue |
 //! | interrupt remapping | commands and IEC descriptors are taken, nothing is remapped | remapping |
+//! | SMMUv3 | the non-secure side | the secure side, realms |
+//! | SMMUv3 tables | linear and 2-level stream and CD tables; Armv8 stage 1, stage 2 and both, 4 KiB granule | 16 and 64 KiB granules (an STE or CD that asks for one is illegal), 52-bit addresses, AArch32 |
+//! | SMMUv3 access flag, dirty state | an access flag that is clear faults, unless AFFD or HA is set; neither is ever written | hardware updates |
+//! | SMMUv3 caches | level-1 descriptors, STEs, CDs (valid or not), leaves, and descriptors that lead to tables: kept until an invalidation covers them and a CMD_SYNC has passed | level-1 CD descriptors, contiguous runs, device TLBs, broadcast TLB maintenance |
+//! | SMMUv3 commands | executed in order, at the write of CMDQ_PROD, or after some looks at CMDQ_CONS; take effect at the CMD_SYNC, in order or translations first | any other order |
+//! | SMMUv3 requests | reads and writes of data, with or without substream, untranslated | ATS, page requests, stalls (a fault terminates, whatever S says), instruction fetches |
+//! | SMMUv3 registers | page 0 up to PRIQ_IRQ_CFG2, page 1 | memory attributes (CR1 and GBPA are stored only), ATOS, MPAM, ECMDQ |
 //! | DMA | addresses, not data | |
 //! | order of stores | as the program makes them; a non-coherent view holds exactly what was cleaned | early write-back |
 //!
@@ -53,4 +60,5 @@
 extern crate alloc;
 
 pub mod memory;
+pub mod smmuv3;
 pub mod vtd;

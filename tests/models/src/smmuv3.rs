@@ -1,0 +1,33 @@
+//! An SMMUv3 in software, its non-secure side, from the raw bits of the specification (IHI0070).
+//!
+//! * [`Model`]: the unit: registers, command queue, caches, DMA, event queue, global errors. A driver sees it through
+//!   [`Registers`](iommu_hal::regs::Registers); a test sees its log, its [`Violation`]s and its switches.
+//! * [`walk`]: a walker of the tables without caches and without the unit, for snapshots.
+//! * [`Config`]: what the unit reports and can do.
+//!
+//! What the specification leaves open is resolved *against* the driver: a cache keeps what it may keep until an
+//! invalidation covers it, entries that are not valid included; an invalidation takes effect at the CMD_SYNC after it
+//! and no sooner; a reserved bit makes its structure illegal.
+
+mod cache;
+mod command;
+mod config;
+mod control;
+mod dma;
+mod event;
+mod interrupt;
+mod model;
+mod queue;
+mod registers;
+mod unit;
+mod violation;
+pub mod walk;
+
+pub use command::{Command, Executed, Scope};
+pub use config::Config;
+pub use dma::Blocked;
+pub use event::Event;
+pub use interrupt::{Interrupt, Message, Source};
+pub use model::{Model, Queue};
+pub use violation::Violation;
+pub use walk::FaultCode;

@@ -1,0 +1,94 @@
+//! Event types.
+
+/// An event type as a record holds it (section 7.3), by the specification's names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FaultCode(pub u8);
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
+        impl FaultCode {
+            $($(#[$doc])* pub const $name: Self = Self($code);)*
+
+            /// The name of the constant; `None` for a code that nothing here gives.
+            pub const fn name(self) -> Option<&'static str> {
+                match self.0 {
+                    $($code => Some(stringify!($name)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Blocked without any record: an STE that aborts, or GBPA.
+    NONE = 0x00;
+    /// The stream id is beyond the table, or its level-1 descriptor is not valid.
+    C_BAD_STREAMID = 0x02;
+    /// No memory at the STE or its level-1 descriptor.
+    F_STE_FETCH = 0x03;
+    /// The STE is not valid, or asks for what the unit cannot do.
+    C_BAD_STE = 0x04;
+    /// A request without substream where S1DSS terminates them.
+    F_STREAM_DISABLED = 0x06;
+    /// A substream where there are none, beyond the table, or 0 where S1DSS takes it.
+    C_BAD_SUBSTREAMID = 0x08;
+    /// No memory at the CD or its level-1 descriptor.
+    F_CD_FETCH = 0x09;
+    /// The CD is not valid, or asks for what the unit cannot do.
+    C_BAD_CD = 0x0a;
+    /// No memory at a translation table.
+    F_WALK_EABT = 0x0b;
+    /// No valid descriptor, or an address beyond the tables.
+    F_TRANSLATION = 0x10;
+    /// An address beyond what the tables, or the unit, may give.
+    F_ADDR_SIZE = 0x11;
+    /// The access flag is clear.
+    F_ACCESS = 0x12;
+    /// The leaf, or a table on the way, forbids the access.
+    F_PERMISSION = 0x13;
+}
+
+impl core::fmt::Debug for FaultCode {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:#04x} {}", self.0, self.name().unwrap_or("?"))
+    }
+}
+
+/// What the unit was after when it was refused (CLASS).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::smmuv3) enum Class {
+    /// A CD.
+    Cd = 0,
+    /// A table of stage 1.
+    Table = 1,
+    /// The request's own address.
+    Input = 2,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::smmuv3) struct Refused {
+    pub(in crate::smmuv3) code: FaultCode,
+    /// It was stage 2 that refused.
+    pub(in crate::smmuv3) second: bool,
+    pub(in crate::smmuv3) class: Class,
+    /// The input of stage 2.
+    pub(in crate::smmuv3) ipa: u64,
+    /// What could not be read.
+    pub(in crate::smmuv3) fetch: u64,
+    /// CD.R or STE.S2R asks for no record.
+    pub(in crate::smmuv3) silent: bool,
+}
+
+impl Refused {
+    /// By the configuration, or by stage 1.
+    pub(super) const fn by(code: FaultCode) -> Self {
+        Self { code, second: false, class: Class::Input, ipa: 0, fetch: 0, silent: false }
+    }
+
+    /// For want of memory at `fetch`.
+    pub(super) const fn fetching(code: FaultCode, fetch: u64) -> Self {
+        Self { fetch, ..Self::by(code) }
+    }
+}
