@@ -28,7 +28,7 @@ source tools/setup.sh
 scenarios_of() {
     case $1 in
     x86_64) printf '%s\n' second-stage first-stage ;;
-    aarch64) ;; # comes with the SMMUv3 driver
+    aarch64) printf '%s\n' stage-1 stage-2 ;;
     esac
 }
 
@@ -36,13 +36,33 @@ scenarios_of() {
 describe_machine() {
     case $1 in
     x86_64) describe_q35 "$2" ;;
+    aarch64) describe_virt ;;
     esac
 }
 
-# q35 with VT-d and four edu functions, the last one behind a bridge. Nothing that a user may want to change by
-# `-global` is given on -device, where it would win.
+# The IOMMU of architecture $1, as QEMU names it.
+iommu_of() {
+    case $1 in
+    x86_64) printf intel-iommu ;;
+    aarch64) printf arm-smmuv3 ;;
+    esac
+}
+
+# Four functions that do DMA, the last of them behind a bridge; `machine` goes on with them.
+add_functions() {
+    local edu=dma_mask=0xffffffffffffffff
+    machine+=(
+        -device "edu,id=edu0,bus=pcie.0,addr=0x4,$edu"
+        -device "edu,id=edu1,bus=pcie.0,addr=0x5,$edu"
+        -device "edu,id=edu2,bus=pcie.0,addr=0x6,$edu"
+        -device 'pcie-pci-bridge,id=bridge0,bus=pcie.0,addr=0x7'
+        -device "edu,id=edu3,bus=bridge0,addr=0x1,$edu"
+    )
+}
+
+# q35 with VT-d. Nothing that a user may want to change by `-global` is given on -device, where it would win.
 describe_q35() {
-    local edu=dma_mask=0xffffffffffffffff iommu=intel-iommu scalable=scalable-mode first=fsts properties
+    local iommu=intel-iommu scalable=scalable-mode first=fsts properties
     # Newer versions of QEMU renamed these without an alias, so ask which ones this binary has.
     properties=$("$qemu" -M q35 -device intel-iommu,help </dev/null 2>&1 || true)
     if [[ $properties == *x-scalable-mode=* ]]; then scalable=x-scalable-mode first=x-flts; fi
@@ -58,14 +78,26 @@ describe_q35() {
         -device 'isa-debug-exit,iobase=0xf4,iosize=4'
         # Before the PCI functions: those that are created earlier do not go through it.
         -device "$iommu"
-        -device "edu,id=edu0,bus=pcie.0,addr=0x4,$edu"
-        -device "edu,id=edu1,bus=pcie.0,addr=0x5,$edu"
-        -device "edu,id=edu2,bus=pcie.0,addr=0x6,$edu"
-        -device 'pcie-pci-bridge,id=bridge0,bus=pcie.0,addr=0x7'
-        -device "edu,id=edu3,bus=bridge0,addr=0x1,$edu"
         -trace 'vtd_*'
     )
+    add_functions
     # The guest ends by writing 0x10 to isa-debug-exit, which makes this of it; a panic writes something else.
+    success=33
+}
+
+# virt with SMMUv3, started at EL2. One unit offers both stages; which one translates is up to the guest.
+describe_virt() {
+    machine=(
+        -M 'virt,iommu=smmuv3,virtualization=on,gic-version=3' -cpu max -m 4G
+        # As for q35.
+        -accel tcg -icount 'shift=10,sleep=off'
+        -serial stdio -serial "file:$out.jsonl"
+        -semihosting-config 'enable=on,target=native'
+        -trace 'smmuv3_*' -trace 'smmu_*'
+    )
+    add_functions
+    # What the guest ends with by semihosting's SYS_EXIT; a panic ends with something else. QEMU itself ends with 0 when
+    # it is asked to, and with 1 on errors.
     success=33
 }
 
@@ -127,7 +159,6 @@ if [ "$action" = setup ]; then
 fi
 
 mapfile -t scenarios < <(scenarios_of "$arch")
-[ ${#scenarios[@]} -gt 0 ] || die "there is no demo for $arch yet, only for x86_64"
 if [ "$action" = list ]; then
     printf '%s\n' "${scenarios[@]}"
     exit 0
@@ -141,12 +172,13 @@ fi
 # Options of the IOMMU among the extra arguments, for the guest to check that they took effect: QEMU ignores some
 # silently. Both spellings that QEMU takes: DRIVER.KEY=VALUE and driver=DRIVER,property=KEY,value=VALUE.
 options=()
+iommu=$(iommu_of "$arch")
 previous=''
 for argument in ${extra[@]+"${extra[@]}"}; do
     case $previous in
     -global | --global)
-        if [[ $argument =~ ^intel-iommu\.([^=]+)=(.*)$ ]] ||
-            [[ $argument =~ ^driver=intel-iommu,property=([^,]+),value=(.*)$ ]]; then
+        if [[ $argument =~ ^"$iommu"\.([^=]+)=(.*)$ ]] ||
+            [[ $argument =~ ^driver="$iommu",property=([^,]+),value=(.*)$ ]]; then
             options+=("option=${BASH_REMATCH[1]}=${BASH_REMATCH[2]}")
         fi
         ;;

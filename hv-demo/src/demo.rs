@@ -6,12 +6,13 @@ use crate::cmdline::CommandLine;
 use crate::edu::Edu;
 use crate::hal::map_registers;
 use crate::pci::{Ecam, PciFunction};
-use crate::platform::Platform;
+use crate::platform::{PciHost, Platform};
 use crate::report::Report;
 use crate::{arch, crash, memory, pci, scenario};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use iommu_discovery::Sbdf;
 use iommu_discovery::topology::{FunctionKind, Topology};
 
 /// Names of the functions that do DMA, in the order of their addresses.
@@ -37,12 +38,18 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
     print_platform(platform);
 
     let mut ecam = Ecam::default();
-    for region in &platform.ecam {
-        // SAFETY: MCFG says that this is configuration space, and this is the one access to it.
+    for PciHost { ecam: region, .. } in &platform.hosts {
+        // SAFETY: the firmware says that this is configuration space, and this is the one access to it.
         let window = unsafe { map_registers(region.start(), region.len_bytes() as usize) };
         ecam.add(*region, window.map_err(|_| "configuration space cannot be mapped")?);
     }
-    // SAFETY: no function is in use yet; consoles and timers are not PCI functions here.
+    for PciHost { ecam: region, windows } in &platform.hosts {
+        if let Some(windows) = windows {
+            // SAFETY: no function is in use yet; consoles and timers are not PCI functions here.
+            unsafe { pci::assign(&ecam, region, windows) }.map_err(|error| format!("PCI: {error}"))?;
+        }
+    }
+    // SAFETY: as above.
     let functions = unsafe { pci::enumerate(&ecam) };
     for function in &functions {
         // SAFETY: no driver runs yet that would miss it. What firmware left running must not do DMA while the units
@@ -69,13 +76,17 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
         // SAFETY: translation is on, so that what it forwards reaches what its requester id is given and nothing else.
         unsafe { bridge.set_bus_master(&ecam, true) };
     }
-    let mut devices = Vec::new();
+    let mut devices: Vec<Device> = Vec::new();
     for (name, function) in NAMES.into_iter().zip([first, second, third, fourth]) {
         let serving = iommus.unit_of(&topology, function.sbdf()).ok_or("no unit serves a function")?;
         if !core::ptr::addr_eq(serving, unit) {
             return Err(format!("{name} has another unit than the others"));
         }
-        let streams = topology.aliases(function.sbdf()).map(|id| unit.stream_of(id)).collect();
+        let stream_of = |id| {
+            let stream = iommus.stream_of(Sbdf::new(function.sbdf().segment, id));
+            stream.ok_or_else(|| format!("{name}: no unit sees its DMA as {id}"))
+        };
+        let streams = topology.aliases(function.sbdf()).map(stream_of).collect::<Result<_, _>>()?;
         // SAFETY: firmware gave the BARs their addresses; this is the one driver; and translation is on, so that the
         // function's DMA reaches what it is given and nothing else.
         let edu = unsafe {
@@ -85,7 +96,14 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
         };
         println!("{name} is {}, identification {:#x}", function.sbdf(), edu.identification());
         report.state(&format!("{name} answers"), true, edu.is_alive());
-        devices.push(Device { name, edu, stream: unit.stream_of(topology.dma_id(function.sbdf())), streams });
+        let stream = stream_of(topology.dma_id(function.sbdf()))?;
+        devices.push(Device { name, edu, stream, streams, held: Vec::new() });
+    }
+    // Firmware may fold requesters into one stream; such functions can have one owner only.
+    let apart = |one: &Device, other: &Device| one.streams.iter().all(|stream| !other.streams.contains(stream));
+    let pairs = || devices.iter().enumerate().flat_map(|(at, one)| devices[..at].iter().map(move |other| (one, other)));
+    if let Some((one, other)) = pairs().find(|(one, other)| !apart(one, other)) {
+        return Err(format!("{} and {} are the same stream to their unit", other.name, one.name));
     }
     let devices = devices.try_into().map_err(|_| "four devices")?;
 
@@ -102,6 +120,9 @@ fn print_platform(platform: &Platform) {
     println!("image {:#x}..{:#x}, {} MiB free", image.start, image.end, memory::free_bytes() >> 20);
     if let Some(rsdp) = platform.rsdp {
         println!("ACPI root at {rsdp}, DMAR of {} bytes", platform.dmar.map_or(0, <[u8]>::len));
+    }
+    if let Some(tree) = platform.devicetree {
+        println!("devicetree of {} bytes", tree.len());
     }
 }
 

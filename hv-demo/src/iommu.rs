@@ -1,9 +1,10 @@
 //! What the demo needs of an IOMMU beyond [`hw::Unit`], alike for every architecture.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
-use iommu_core::addr::PhysAddr;
-use iommu_core::hw::{self, AccessKind, HwError, RequesterId, Stage, StreamId};
+use iommu_core::addr::{Iova, PhysAddr};
+use iommu_core::hw::{self, AccessKind, Fault, HwError, Stage};
 
 /// A unit of the demo.
 pub trait DemoUnit: hw::Unit {
@@ -23,18 +24,34 @@ pub trait DemoUnit: hw::Unit {
     /// Calls `visit` with the name and first frame of everything that the unit reads, its tables and queues.
     fn for_each_structure(&self, visit: &mut dyn FnMut(&dyn fmt::Display, PhysAddr));
 
-    /// The stream under which the unit sees DMA with this requester id.
-    fn stream_of(&self, requester: RequesterId) -> StreamId;
+    /// The faults by which this hardware reports that it refused `access` to the `len` bytes from `iova` on, in order;
+    /// none where it does so silently.
+    fn reports_of(&self, refusal: Refusal, access: AccessKind, iova: Iova, len: usize) -> Vec<Reported>;
 
-    /// The fault by which this hardware reports a refusal.
-    fn code_of(&self, refusal: Refusal) -> u32;
-
-    /// Whether this hardware drops a write without a fault where a cached translation forbids it.
-    fn drops_cached_refusals(&self) -> bool;
+    /// Whether this hardware drops a write without a fault where a cached translation by this stage forbids it.
+    fn drops_cached_refusals(&self, stage: Stage) -> bool;
 
     /// What the unit's registers say of an option given to it: what the value should make of them, and what they hold.
     /// `None` where the option shows nowhere.
     fn option_effect(&self, key: &str, value: &str) -> Option<(String, String)>;
+}
+
+/// A fault as hardware reports it, but for its stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reported {
+    /// The reason, as the architecture numbers them.
+    pub code: u32,
+    /// The address, as exactly as hardware records it.
+    pub iova: Iova,
+    /// What the device tried, as far as hardware records that.
+    pub access: AccessKind,
+}
+
+impl Reported {
+    /// What `fault` says.
+    pub fn of(fault: &Fault) -> Self {
+        Self { code: fault.code, iova: fault.iova, access: fault.access }
+    }
 }
 
 /// Why DMA is refused, in the demo's terms.

@@ -14,8 +14,6 @@ extern crate alloc;
 mod console;
 
 #[cfg(target_os = "none")]
-mod acpi;
-#[cfg(target_os = "none")]
 mod arch;
 #[cfg(target_os = "none")]
 mod checks;

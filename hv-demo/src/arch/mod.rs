@@ -12,6 +12,11 @@
 //! | `iommu` | `Iommus`: the units, brought up, and which of them serves whom |
 //! | `platform` | what the boot information and firmware tables say, as a `Platform` |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 
 use crate::edu::{BUFFER_SIZE, Edu, EduError};
 use crate::hal::DemoHal;
-use crate::iommu::{DemoUnit, Refusal};
+use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::partition::{Buffer, Partition};
 use crate::report::{Entry, Report};
 use alloc::vec::Vec;
@@ -21,6 +21,8 @@ pub struct Device {
     pub stream: StreamId,
     /// Every stream it may be seen under; all get the same target.
     pub streams: Vec<StreamId>,
+    /// What its buffer is known to begin with: it was seen to write that, and has read nothing since.
+    pub held: Vec<u8>,
 }
 
 /// A bench for checks on one unit.
@@ -38,16 +40,21 @@ pub struct Lab<'a> {
 pub enum Outcome {
     /// The bytes are where they belong, and no fault was reported.
     Moved,
-    /// No byte moved, and exactly one fault was reported: of this stream, at this address, with this code.
-    Refused(StreamId, Iova, u32, AccessKind),
+    /// No byte moved, and the faults that are due were reported, no more and no fewer: of this stream, the first of
+    /// them with these data.
+    Refused(StreamId, Reported),
+    /// As many faults as are due were reported, but a later one than the first is not like this.
+    Strayed(StreamId, Reported),
     /// No byte moved, and no fault was reported.
     Dropped,
     /// No fault was reported, but the bytes are not what they should be.
     WrongBytes,
-    /// A fault was reported, and yet bytes moved.
+    /// Faults were reported, the first with this code, and yet bytes moved.
     Leaked(u32),
-    /// This many faults were reported, where one at most was due.
+    /// This many faults were reported, where another number was due.
     Faults(usize),
+    /// There were more faults than the unit could record.
+    Lost,
     /// The device itself did not do its part.
     Device(EduError),
     /// The unit did not do its part.
@@ -58,13 +65,17 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Moved => f.write_str("moved"),
-            Self::Refused(stream, iova, code, access) => {
+            Self::Refused(stream, Reported { code, iova, access }) => {
                 write!(f, "blocked: {access} of {:#x} at {iova}, reason {code:#x}", stream.get())
+            }
+            Self::Strayed(stream, Reported { code, iova, access }) => {
+                write!(f, "one of the faults is {access} of {:#x} at {iova}, reason {code:#x}", stream.get())
             }
             Self::Dropped => f.write_str("dropped without a fault"),
             Self::WrongBytes => f.write_str("wrong bytes"),
             Self::Leaked(code) => write!(f, "bytes moved despite fault {code:#x}"),
             Self::Faults(count) => write!(f, "{count} faults"),
+            Self::Lost => f.write_str("faults were lost"),
             Self::Device(error) => error.fmt(f),
             Self::Unit(error) => error.fmt(f),
         }
@@ -97,9 +108,32 @@ impl Transfer {
 /// The faults reported around one transfer.
 #[derive(Default)]
 struct Seen {
-    first: Option<Fault>,
-    count: usize,
+    faults: Vec<Fault>,
     lost: bool,
+}
+
+impl Seen {
+    /// What the faults amount to, where `due` are due of `stream`; `intact` says whether nothing has moved.
+    fn judge(&self, stream: StreamId, due: &[Reported], intact: bool) -> Outcome {
+        if self.lost {
+            return Outcome::Lost;
+        }
+        let Some(first) = self.faults.first() else {
+            return if intact { Outcome::Dropped } else { Outcome::Moved };
+        };
+        if !intact {
+            return Outcome::Leaked(first.code);
+        }
+        if self.faults.len() != due.len() {
+            return Outcome::Faults(self.faults.len());
+        }
+        let stream_due = Stream::function(stream);
+        let unlike = |(fault, due): &(&Fault, &Reported)| fault.stream != stream_due || Reported::of(fault) != **due;
+        match self.faults.iter().zip(due).skip(1).find(unlike) {
+            Some((fault, _)) => Outcome::Strayed(fault.stream.id, Reported::of(fault)),
+            None => Outcome::Refused(first.stream.id, Reported::of(first)),
+        }
+    }
 }
 
 impl Lab<'_> {
@@ -144,7 +178,8 @@ impl Lab<'_> {
         }
     }
 
-    /// A transfer that must be let through to `frames`; `right` says whether the bytes are where they belong.
+    /// A transfer that must be let through to `frames`; `right` says whether the bytes are where they belong. Returns
+    /// whether it was.
     pub fn moved(
         &mut self,
         check: &str,
@@ -152,16 +187,18 @@ impl Lab<'_> {
         transfer: Transfer,
         frames: &[PhysExtent],
         right: impl FnOnce() -> bool,
-    ) {
+    ) -> bool {
         let (seen, markers, error) = self.run(device, transfer);
-        let outcome = match (error, seen.count) {
+        let outcome = match (error, seen.faults.len()) {
             (Some(error), _) => error,
+            (None, _) if seen.lost => Outcome::Lost,
             (None, 0) if right() => Outcome::Moved,
             (None, 0) => Outcome::WrongBytes,
             (None, count) => Outcome::Faults(count),
         };
         let entry = entry(check, device, transfer, frames, markers);
-        self.report.check(&entry, Outcome::Moved, outcome, seen.first.as_ref());
+        self.report.check(&entry, Outcome::Moved, outcome, seen.faults.first());
+        outcome == Outcome::Moved
     }
 
     /// A transfer that must be refused for `refusal`; `intact` says whether nothing has moved.
@@ -173,9 +210,9 @@ impl Lab<'_> {
         refusal: Refusal,
         intact: impl FnOnce() -> bool,
     ) {
-        let page = Iova::new(transfer.iova.get() & !0xfff);
-        let expected = Outcome::Refused(device.stream, page, self.unit.code_of(refusal), transfer.access);
-        self.not_moved(check, device, transfer, expected, intact);
+        let Transfer { access, iova, len } = transfer;
+        let due = self.unit.reports_of(refusal, access, iova, len);
+        self.not_moved(check, device, transfer, &due, intact);
     }
 
     /// A write to a read-only page whose translation the unit has cached by now: refused like any other, but where the
@@ -188,36 +225,27 @@ impl Lab<'_> {
         stage: Stage,
         intact: impl FnOnce() -> bool,
     ) {
-        if self.unit.drops_cached_refusals() {
-            self.not_moved(check, device, transfer, Outcome::Dropped, intact);
+        if self.unit.drops_cached_refusals(stage) {
+            self.not_moved(check, device, transfer, &[], intact);
         } else {
             self.refused(check, device, transfer, Refusal::ReadOnly(stage), intact);
         }
     }
 
-    /// A transfer that must come to `expected`, with nothing moved.
+    /// A transfer that must come to the faults in `due`, with nothing moved.
     fn not_moved(
         &mut self,
         check: &str,
         device: &mut Device,
         transfer: Transfer,
-        expected: Outcome,
+        due: &[Reported],
         intact: impl FnOnce() -> bool,
     ) {
         let (seen, markers, error) = self.run(device, transfer);
-        let intact = intact();
-        let outcome = match (error, seen.first, seen.count) {
-            (Some(error), ..) => error,
-            (None, Some(fault), 1) if !seen.lost && intact => {
-                Outcome::Refused(fault.stream.id, fault.iova, fault.code, fault.access)
-            }
-            (None, Some(fault), 1) if !seen.lost => Outcome::Leaked(fault.code),
-            (None, None, 0) if intact => Outcome::Dropped,
-            (None, None, 0) => Outcome::Moved,
-            (None, _, count) => Outcome::Faults(count),
-        };
+        let expected = due.first().map_or(Outcome::Dropped, |first| Outcome::Refused(device.stream, *first));
+        let outcome = error.unwrap_or_else(|| seen.judge(device.stream, due, intact()));
         let entry = entry(check, device, transfer, &[], markers);
-        self.report.check(&entry, expected, outcome, seen.first.as_ref());
+        self.report.check(&entry, expected, outcome, seen.faults.first());
     }
 
     /// Brings `pattern` from `from` into the device and on to `to`, in two checks.
@@ -243,7 +271,9 @@ impl Lab<'_> {
     pub fn write_back(&mut self, check: &str, device: &mut Device, pattern: &[u8], (to, offset): (&Buffer, u64)) {
         let write = Transfer::write(to.at(offset), pattern.len());
         let frames = to.frames(offset, pattern.len() as u64);
-        self.moved(check, device, write, &frames, || holds(to, offset, pattern));
+        if self.moved(check, device, write, &frames, || holds(to, offset, pattern)) {
+            device.held = pattern.to_vec();
+        }
     }
 
     /// Runs the transfer between two markers and collects the faults that it causes.
@@ -256,14 +286,17 @@ impl Lab<'_> {
         };
         let Transfer { access, iova, len } = transfer;
         let started = match access {
-            AccessKind::Read => device.edu.start_read(iova, 0, len),
+            AccessKind::Read => {
+                device.held.clear();
+                device.edu.start_read(iova, 0, len)
+            }
             _ => device.edu.start_write(iova, 0, len),
         };
         let ran = started.and_then(|()| device.edu.wait(&DemoHal));
         let mut seen = Seen::default();
         self.drain(&mut seen);
         // A fault from before belongs to no check: it must not pass unseen.
-        seen.count += before.count;
+        seen.faults.splice(..0, before.faults);
         seen.lost |= before.lost;
         match (ran, self.unit.sync()) {
             (Ok(()), Ok(end)) => (seen, Some((begin, end)), None),
@@ -276,8 +309,7 @@ impl Lab<'_> {
         loop {
             let report = self.unit.report_faults(&mut |fault| {
                 println!("          {fault}");
-                seen.first.get_or_insert(*fault);
-                seen.count += 1;
+                seen.faults.push(*fault);
             });
             seen.lost |= report.lost;
             if !report.more {

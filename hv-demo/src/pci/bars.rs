@@ -20,7 +20,7 @@ pub enum BarKind {
 pub struct Bar {
     /// What it decodes.
     pub kind: BarKind,
-    /// Where, as firmware set it; 0 where it did not.
+    /// Where, as firmware or [`super::assign`] set it; 0 where neither did.
     pub base: PhysAddr,
     /// How many bytes or ports.
     pub size: u64,
@@ -51,6 +51,28 @@ pub(super) unsafe fn size_all(config: &impl ConfigRegionAccess, address: PciAddr
     // SAFETY: restores what was there.
     unsafe { write32(config, address, 4, command) };
     bars
+}
+
+/// Has BAR `index`, of this kind, decode from `base` on.
+///
+/// # Safety
+///
+/// The function's decoding is off, and the addresses are to be its alone.
+pub(super) unsafe fn set(
+    config: &impl ConfigRegionAccess,
+    address: PciAddress,
+    index: usize,
+    kind: BarKind,
+    base: u64,
+) {
+    let offset = 0x10 + 4 * index as u16;
+    // SAFETY: as the caller promises.
+    unsafe {
+        write32(config, address, offset, base as u32);
+        if kind == BarKind::Memory64 {
+            write32(config, address, offset + 4, (base >> 32) as u32);
+        }
+    }
 }
 
 /// Reads and sizes one BAR and leaves it as it was.

@@ -32,18 +32,30 @@ pub unsafe fn enumerate(ecam: &Ecam) -> Vec<PciFunction> {
 /// As for [`enumerate`].
 pub(super) unsafe fn scan(config: &impl ConfigRegionAccess, region: &EcamRegion, found: &mut Vec<PciFunction>) {
     for bus in region.start_bus..=region.end_bus {
-        for device in 0..32 {
-            for function in 0..8 {
-                let Some(sbdf) = Sbdf::from_parts(region.segment, bus, device, function) else { continue };
-                // SAFETY: as the caller promises.
-                let read = unsafe { PciFunction::read(config, sbdf) };
-                // Function 0 is always there, and says whether there are others.
-                let last = function == 0 && !read.as_ref().is_some_and(|first| first.function.multifunction);
-                found.extend(read);
-                if last {
-                    break;
-                }
+        // SAFETY: as the caller promises.
+        found.extend(unsafe { on_bus(config, region.segment, bus) });
+    }
+}
+
+/// The functions of one bus, in the order of their addresses.
+///
+/// # Safety
+///
+/// As for [`enumerate`].
+pub(super) unsafe fn on_bus(config: &impl ConfigRegionAccess, segment: u16, bus: u8) -> Vec<PciFunction> {
+    let mut found = Vec::new();
+    for device in 0..32 {
+        for function in 0..8 {
+            let Some(sbdf) = Sbdf::from_parts(segment, bus, device, function) else { continue };
+            // SAFETY: as the caller promises.
+            let read = unsafe { PciFunction::read(config, sbdf) };
+            // Function 0 is always there, and says whether there are others.
+            let last = function == 0 && !read.as_ref().is_some_and(|first| first.function.multifunction);
+            found.extend(read);
+            if last {
+                break;
             }
         }
     }
+    found
 }

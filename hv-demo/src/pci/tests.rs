@@ -18,8 +18,11 @@ type Register = (u32, u32);
 
 /// Functions by address, each with its registers by offset; others read as zero.
 #[derive(Default)]
-struct Fake {
-    functions: RefCell<BTreeMap<PciAddress, BTreeMap<u16, Register>>>,
+pub(super) struct Fake {
+    pub(super) functions: RefCell<BTreeMap<PciAddress, BTreeMap<u16, Register>>>,
+    /// Bridges, each with the bus in `functions` that is wired to it. Where there are any, bus 0 is the root, and
+    /// another bus is reached by the number that its bridge was given; else by its own.
+    pub(super) wires: Vec<(PciAddress, u8)>,
     /// The writes that changed a BAR while the function was decoding.
     moved: RefCell<usize>,
 }
@@ -28,10 +31,12 @@ impl ConfigRegionAccess for Fake {
     unsafe fn read(&self, address: PciAddress, offset: u16) -> u32 {
         assert!(offset.is_multiple_of(4) && offset < 4096);
         let functions = self.functions.borrow();
-        functions.get(&address).map_or(u32::MAX, |registers| registers.get(&offset).map_or(0, |register| register.0))
+        let found = self.behind_bridges(address).and_then(|address| functions.get(&address));
+        found.map_or(u32::MAX, |registers| registers.get(&offset).map_or(0, |register| register.0))
     }
 
     unsafe fn write(&self, address: PciAddress, offset: u16, value: u32) {
+        let address = self.behind_bridges(address).expect("a write to a bus that no bridge leads to");
         let mut functions = self.functions.borrow_mut();
         let registers = functions.get_mut(&address).expect("a write to a function that is not there");
         let decoding = registers.get(&4).is_some_and(|command| command.0 & 3 != 0);
@@ -46,12 +51,28 @@ impl ConfigRegionAccess for Fake {
 }
 
 impl Fake {
-    fn add(&self, bus: u8, device: u8, function: u8, registers: &[(u16, u32, u32)]) {
+    /// Where in `functions` the one is that answers to `address`.
+    fn behind_bridges(&self, address: PciAddress) -> Option<PciAddress> {
+        let (mut bus, mut number) = (0, 0);
+        while !self.wires.is_empty() && number != address.bus() {
+            // Type 1 cycles go to the bridge whose range holds the bus, and on from its secondary bus.
+            (bus, number) = self.wires.iter().find_map(|(bridge, wired)| {
+                let functions = self.functions.borrow();
+                let [_, secondary, subordinate, _] = functions.get(bridge)?.get(&0x18)?.0.to_le_bytes();
+                let forwards = secondary != 0 && (secondary..=subordinate).contains(&address.bus());
+                (bridge.bus() == bus && forwards).then_some((*wired, secondary))
+            })?;
+        }
+        let bus = if self.wires.is_empty() { address.bus() } else { bus };
+        Some(PciAddress::new(0, bus, address.device(), address.function()))
+    }
+
+    pub(super) fn add(&self, bus: u8, device: u8, function: u8, registers: &[(u16, u32, u32)]) {
         let registers = registers.iter().map(|&(offset, value, writable)| (offset, (value, writable))).collect();
         self.functions.borrow_mut().insert(PciAddress::new(0, bus, device, function), registers);
     }
 
-    fn scan(&self) -> Vec<PciFunction> {
+    pub(super) fn scan(&self) -> Vec<PciFunction> {
         let region = EcamRegion { segment: 0, base: PhysAddr::new(1 << 28), start_bus: 0, end_bus: 255 };
         let mut found = Vec::new();
         // SAFETY: nothing uses functions that are made up.

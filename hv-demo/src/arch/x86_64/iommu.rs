@@ -1,17 +1,17 @@
 //! VT-d units: found in the DMAR table, brought up, and what the demo expects of them.
 
 use crate::hal::{DemoHal, map_registers};
-use crate::iommu::{DemoUnit, Refusal};
+use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::platform::Platform;
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use alloc::{format, vec};
 use core::fmt;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::{
-    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stage, Stream, StreamId, Target,
-    Transition, UnitCapabilities,
+    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition,
+    UnitCapabilities,
 };
 use iommu_discovery::Sbdf;
 use iommu_discovery::dmar::Dmar;
@@ -63,6 +63,11 @@ impl Iommus {
         self.units.get(unit_of(&self.dmar, topology, function)?).map(|unit| &**unit)
     }
 
+    /// The stream under which its unit sees DMA that arrives with this id; `None` where no unit sees it.
+    pub fn stream_of(&self, requester: Sbdf) -> Option<StreamId> {
+        Some(requester.id.into())
+    }
+
     /// What firmware reserved for `function`.
     pub fn reserved_of<'a>(&'a self, topology: &'a Topology, function: Sbdf) -> impl Iterator<Item = IovaRange> + 'a {
         reserved_regions(&self.dmar, topology, function)
@@ -74,7 +79,7 @@ fn bring_up(base: PhysAddr, len: u64, host_bits: u8) -> Result<VtdUnit, HwError>
     let len = usize::try_from(len).map_err(|_| HwError::Hardware("the register window is too long"))?;
     // SAFETY: the DMAR table says that a unit's registers are there, and nothing else of the demo uses them. The DMA
     // that they control is what the demo is about.
-    let regs = unsafe { map_registers(base, len) }.map_err(|_| HwError::OutOfMemory)?;
+    let regs = unsafe { map_registers(base, len) }.map_err(|_| HwError::Hardware("the registers cannot be mapped"))?;
     let unit = Unit::bring_up(DemoHal, regs, Config { host_bits, ..Config::default() })?;
     Ok(VtdUnit { base, unit })
 }
@@ -116,25 +121,23 @@ impl DemoUnit for VtdUnit {
         self.unit.for_each_structure(|structure, frame| visit(&structure, frame));
     }
 
-    fn stream_of(&self, requester: RequesterId) -> StreamId {
-        requester.into()
-    }
-
     /// As QEMU 10 and 11 report them: for an absent root or context entry with the codes of legacy mode, which the
-    /// specification has replaced by 0x39 and 0x41 in scalable mode.
-    fn code_of(&self, refusal: Refusal) -> u32 {
-        match refusal {
+    /// specification has replaced by 0x39 and 0x41 in scalable mode. The faults of one transfer all have the same reason
+    /// and source, of which one is on record at a time; it holds the address of the page.
+    fn reports_of(&self, refusal: Refusal, access: AccessKind, iova: Iova, _len: usize) -> Vec<Reported> {
+        let code = match refusal {
             Refusal::NothingAttached => 0x01,
             Refusal::NotAttached => 0x02,
             Refusal::NotMapped(Stage::Second, AccessKind::Read) => 0x06,
             Refusal::NotMapped(Stage::Second, _) | Refusal::ReadOnly(Stage::Second) => 0x05,
             Refusal::NotMapped(Stage::First, _) => 0x71,
             Refusal::ReadOnly(Stage::First) => 0x85,
-        }
+        };
+        vec![Reported { code, iova: Iova::new(iova.get() & !0xfff), access }]
     }
 
     /// QEMU checks permissions when it walks, and reports no fault where a cached entry lacks them.
-    fn drops_cached_refusals(&self) -> bool {
+    fn drops_cached_refusals(&self, _: Stage) -> bool {
         true
     }
 

@@ -1,5 +1,6 @@
 //! x86_64, entered by PVH.
 
+mod acpi;
 mod boot;
 pub mod cache;
 pub mod console;

@@ -1,7 +1,7 @@
 //! PVH's boot information, and what the ACPI tables add to it.
 
-use crate::acpi;
-use crate::platform::Platform;
+use super::acpi;
+use crate::platform::{PciHost, Platform};
 use alloc::vec::Vec;
 use core::ptr;
 use iommu_core::addr::{PhysAddr, PhysExtent};
@@ -129,6 +129,7 @@ pub(super) fn discover(boot: &'static BootInformation) -> Platform {
         println!("MCFG: {error}");
         None
     });
-    let ecam = ecam.map_or_else(Vec::new, |mcfg| mcfg.regions().to_vec());
-    Platform { memory: boot.memory(), rsdp, ecam, dmar: tables.dmar, cmdline }
+    let hosts =
+        ecam.map_or_else(Vec::new, |mcfg| mcfg.regions().iter().map(|&ecam| PciHost { ecam, windows: None }).collect());
+    Platform { memory: boot.memory(), rsdp, hosts, dmar: tables.dmar, devicetree: None, cmdline }
 }

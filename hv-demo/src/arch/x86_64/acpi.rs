@@ -1,6 +1,6 @@
 //! Where the ACPI tables are that matter here. What they say is `iommu-discovery`'s to read and check.
 
-use crate::arch::paging;
+use super::paging;
 use ::acpi::sdt::{SdtHeader, Signature};
 use ::acpi::{AcpiHandler, AcpiResult, AcpiTable, AcpiTables, PhysicalMapping};
 use core::mem::ManuallyDrop;
