@@ -1,7 +1,7 @@
 //! Which IOMMU a trace is of: how its lines read, and what a change of its tables must show.
 
-use crate::event::{Stage, Trace};
-use crate::vtd;
+use crate::event::{Setup, Stage, Trace};
+use crate::{smmuv3, vtd};
 
 /// What a run was started with, as far as the rules depend on it.
 #[derive(Clone, Copy, Default, Debug)]
@@ -41,6 +41,8 @@ pub enum Step {
 pub enum Dialect {
     /// Intel VT-d in scalable mode, translating by this stage.
     Vtd(Stage),
+    /// Arm SMMUv3, translating by this stage.
+    Smmuv3(Stage),
 }
 
 impl Dialect {
@@ -49,13 +51,15 @@ impl Dialect {
         match scenario {
             "first-stage" => Some(Self::Vtd(Stage::First)),
             "second-stage" => Some(Self::Vtd(Stage::Second)),
+            "stage-1" => Some(Self::Smmuv3(Stage::First)),
+            "stage-2" => Some(Self::Smmuv3(Stage::Second)),
             _ => None,
         }
     }
 
     /// The stage that translates.
     pub fn stage(self) -> Stage {
-        let Self::Vtd(stage) = self;
+        let (Self::Vtd(stage) | Self::Smmuv3(stage)) = self;
         stage
     }
 
@@ -63,6 +67,7 @@ impl Dialect {
     pub fn read(self, text: &str) -> Trace {
         match self {
             Self::Vtd(_) => vtd::trace::read(text),
+            Self::Smmuv3(stage) => smmuv3::trace::read(text, stage),
         }
     }
 
@@ -70,6 +75,7 @@ impl Dialect {
     pub fn required(self, change: Change, conditions: Conditions) -> Vec<Vec<Step>> {
         match self {
             Self::Vtd(stage) => vtd::changes::required(change, stage, conditions),
+            Self::Smmuv3(stage) => smmuv3::changes::required(change, stage),
         }
     }
 
@@ -77,6 +83,32 @@ impl Dialect {
     pub fn name(self, step: Step) -> String {
         match self {
             Self::Vtd(_) => vtd::changes::name(step),
+            Self::Smmuv3(_) => smmuv3::changes::name(step),
+        }
+    }
+
+    /// What an invalidation of some addresses of a domain is called here.
+    pub fn name_of_range(self, domain: u16) -> String {
+        match self {
+            Self::Vtd(_) => format!("an IOTLB invalidation of domain {domain:#x}"),
+            Self::Smmuv3(stage) => format!("a {}", smmuv3::changes::name(Step::Tlb(Some(domain), stage))),
+        }
+    }
+
+    /// What the unit must have before any DMA, and what it is called here.
+    pub fn needed(self) -> &'static [(Setup, &'static str)] {
+        match self {
+            Self::Vtd(_) => &[
+                (Setup::Queue, "an invalidation queue"),
+                (Setup::Tables, "a root table"),
+                (Setup::Translation(true), "translation on"),
+            ],
+            Self::Smmuv3(_) => &[
+                (Setup::Queue, "a command queue"),
+                (Setup::Faults, "an event queue"),
+                (Setup::Tables, "a stream table"),
+                (Setup::Translation(true), "translation on"),
+            ],
         }
     }
 }

@@ -72,6 +72,34 @@ impl fmt::Display for Fault {
     }
 }
 
+/// An access that was refused, as far as the trace shows it where it does not show all of a [`Fault`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Whose.
+    pub source: u32,
+    /// Where; `None` for a reason that is not about an address.
+    pub address: Option<u64>,
+    /// The reason, as the architecture numbers them; `None` where it was refused in silence.
+    pub code: Option<u32>,
+    /// What it was, where only one of the two can have been refused.
+    pub direction: Option<Direction>,
+    /// The domain in which it was looked up, where it came to that.
+    pub domain: Option<u16>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} refused", self.source)?;
+        self.address.map_or(Ok(()), |address| write!(f, " at {address:#x}"))?;
+        self.domain.map_or(Ok(()), |domain| write!(f, " in domain {domain:#x}"))?;
+        self.direction.map_or(Ok(()), |direction| write!(f, " a {direction}"))?;
+        match self.code {
+            Some(code) => write!(f, ", reason {code:#x}"),
+            None => f.write_str(" in silence"),
+        }
+    }
+}
+
 /// An access that found a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
@@ -119,6 +147,8 @@ pub enum Access {
     Translated(Translation),
     /// It was refused.
     Fault(Fault),
+    /// It was refused, and the trace shows less of it than of a fault.
+    Refused(Refusal),
     /// It went around translation, or around fault reporting.
     Odd(&'static str),
 }
@@ -128,6 +158,7 @@ impl fmt::Display for Access {
         match self {
             Self::Translated(translation) => translation.fmt(f),
             Self::Fault(fault) => fault.fmt(f),
+            Self::Refused(refusal) => refusal.fmt(f),
             Self::Odd(what) => f.write_str(what),
         }
     }
@@ -175,6 +206,14 @@ pub enum Invalidation {
     },
     /// PASID cache: the entry of requests without PASID, of these domains.
     PasidCache(Domains),
+    /// PASID cache: the entry of requests without PASID, of the streams whose id is `id` in the bits that are not in
+    /// `ignored`.
+    PasidCacheOf {
+        /// The id.
+        id: u32,
+        /// The bits that do not matter.
+        ignored: u32,
+    },
     /// TLB: entries of these domains.
     Tlb {
         /// The domains.
@@ -191,6 +230,8 @@ pub enum Invalidation {
 pub enum Setup {
     /// It was given a queue of commands.
     Queue,
+    /// It was given a place for faults.
+    Faults,
     /// It was given its topmost table.
     Tables,
     /// Translation was turned on or off.
@@ -210,6 +251,8 @@ pub enum What {
     Access(Access),
     /// A fault was put where the guest can read it, its address rounded as it is there.
     Recorded(Fault),
+    /// The guest has taken so many faults from where they were put.
+    Taken(u32),
     /// An invalidation was carried out.
     Invalidation(Invalidation),
     /// Something about the unit as a whole.

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `record`, `journal` | one record of the demo; all of them, with what holds for them together |
 //! | `event` | what a trace says, in terms that hold for every IOMMU |
-//! | `dialect`, `vtd` | from QEMU's lines to events; what a change of tables must show. One dialect an IOMMU |
+//! | `dialect`, `vtd`, `smmuv3` | from QEMU's lines to events; what a change of tables must show. One dialect an IOMMU |
+//! | `format` | numbers out of a line |
 //! | `matching` | the comparison |
 //!
 //! # What it can not see
@@ -23,14 +24,21 @@
 //! - Whether tables were freed by an unmap, so whether "only leaves changed" (IH) was a true promise.
 //! - Direction of a translated access. That the entry used permits it is checked instead.
 //! - Caching mode, but for what `--option` or a `state` record says of it.
+//! - SMMUv3: the direction of an access that was aborted or that found nothing mapped, and of an event whatever but
+//!   its type and stream. The address is that of the look-up before it; the rest is as the guest read it, from as many
+//!   events as the trace has.
+//! - SMMUv3: whether a CMD_CFGI_STE reached level 1 of the stream table, and whether a TLB invalidation was for leaves
+//!   only.
 //! - QEMU 10.0 does not trace PASID-cache invalidations: there a descriptor that was fetched without being traced is
 //!   taken for one, its domain unseen. Newer versions show it.
 
 mod dialect;
 mod event;
+mod format;
 mod journal;
 mod matching;
 mod record;
+mod smmuv3;
 mod vtd;
 
 use dialect::{Conditions, Dialect};

@@ -43,6 +43,9 @@ fn is(what: What, step: Step, stream: u32) -> bool {
             (id ^ stream) & !ignored == 0
         }
         (Step::PasidCache(domain), What::Invalidation(Invalidation::PasidCache(domains))) => domains.reach(domain),
+        (Step::PasidCache(_), What::Invalidation(Invalidation::PasidCacheOf { id, ignored })) => {
+            (id ^ stream) & !ignored == 0
+        }
         (Step::Tlb(domain, of), What::Invalidation(Invalidation::Tlb { domains, stage, range: None })) => {
             domains.reach(domain) && stage.is_none_or(|stage| stage == of)
         }

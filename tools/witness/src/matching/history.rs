@@ -24,13 +24,16 @@ struct Gone {
 }
 
 impl History {
-    /// Takes note of which domains translations were found in; the first one since a change counts.
+    /// Takes note of which domains translations were looked up in; the first one since a change counts.
     pub fn learn(&mut self, events: &[Event]) {
         for event in events {
-            if let What::Access(Access::Translated(Translation { source, domain, .. })) = event.what
-                && let Some(known) = self.streams.get_mut(&source)
-            {
-                known.get_or_insert(domain);
+            let (source, domain) = match event.what {
+                What::Access(Access::Translated(found)) => (found.source, Some(found.domain)),
+                What::Access(Access::Refused(refusal)) => (refusal.source, refusal.domain),
+                _ => continue,
+            };
+            if let Some(known) = self.streams.get_mut(&source) {
+                *known = known.or(domain);
             }
         }
     }

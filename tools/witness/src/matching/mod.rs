@@ -16,7 +16,7 @@ mod verdict;
 pub use verdict::Verdict;
 
 use crate::dialect::{Change, Conditions, Dialect};
-use crate::event::{Access, Event, Setup, Trace, What};
+use crate::event::{Event, Setup, Trace, What};
 use crate::record::{Check, Claim};
 use history::History;
 use mismatch::Mismatch;
@@ -44,7 +44,7 @@ pub fn compare(checks: &[Check], trace: &Trace, dialect: Dialect, conditions: Co
         verdict.check(check, matched);
     }
     witness.gap(slices.rest(), verdict);
-    setup(&trace.events, last_line, verdict);
+    setup(dialect, &trace.events, last_line, verdict);
 }
 
 struct Witness {
@@ -77,7 +77,7 @@ impl Witness {
     fn check(&mut self, check: &Check, slice: &Slice<'_>) -> Result<usize, Mismatch> {
         let result = match &check.claim {
             Claim::State => no_access(slice),
-            Claim::Dma(transfer) => transfer::check(check, transfer, slice, &mut self.history),
+            Claim::Dma(transfer) => transfer::check(check, transfer, slice, self.dialect, &mut self.history),
             Claim::Unmap(area) => no_access(slice)
                 .and_then(|()| unmap::check(area, slice, self.dialect, &self.history))
                 // Whether hardware was told or not, the memory is not the partition's any more.
@@ -115,13 +115,10 @@ fn no_access(slice: &Slice<'_>) -> Result<(), Mismatch> {
 }
 
 /// The unit was set up before the first DMA, and translated from then on, all along the checks.
-fn setup(events: &[Event], last_line: usize, verdict: &mut Verdict) {
-    let (mut queue, mut tables, mut on, mut seen) = (false, false, false, false);
+fn setup(dialect: Dialect, events: &[Event], last_line: usize, verdict: &mut Verdict) {
+    let (mut done, mut on, mut seen) = (Vec::new(), false, false);
     for Event { line, what } in events {
         match what {
-            What::Setup(Setup::Queue) => queue = true,
-            What::Setup(Setup::Tables) => tables = true,
-            What::Setup(Setup::Translation(true)) => on = true,
             What::Setup(Setup::Translation(false)) if on && *line < last_line => {
                 verdict.finding(&format!("trace line {line}: translation was turned off"));
             }
@@ -129,13 +126,14 @@ fn setup(events: &[Event], last_line: usize, verdict: &mut Verdict) {
                 verdict.finding(&format!("trace line {line}: DMA of {source:#x} was led around the IOMMU"));
             }
             What::Setup(Setup::Trouble(trouble)) => verdict.finding(&format!("trace line {line}: {trouble}")),
-            What::Access(Access::Translated(_) | Access::Fault(_) | Access::Odd(_)) if !seen => {
+            What::Setup(setup) => {
+                on |= *setup == Setup::Translation(true);
+                done.push(*setup);
+            }
+            What::Access(_) if !seen => {
                 seen = true;
-                for (done, what) in [(queue, "an invalidation queue"), (tables, "a root table"), (on, "translation on")]
-                {
-                    if !done {
-                        verdict.finding(&format!("trace line {line}: DMA before the unit had {what}"));
-                    }
+                for (_, what) in dialect.needed().iter().filter(|(needed, _)| !done.contains(needed)) {
+                    verdict.finding(&format!("trace line {line}: DMA before the unit had {what}"));
                 }
             }
             _ => {}

@@ -4,16 +4,29 @@ use super::history::History;
 use super::mismatch::Mismatch;
 use super::pieces::{Accesses, Frames};
 use super::slices::Slice;
-use crate::event::{Access, Fault, Translation, What};
+use crate::dialect::Dialect;
+use crate::event::{Access, Direction, Fault, Refusal, Translation, What};
 use crate::record::{Check, Transfer};
 
 /// Compares a transfer with its slice.
-pub fn check(check: &Check, transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Result<(), Mismatch> {
-    match check.expected.as_str() {
-        "moved" => moved(transfer, slice, history),
-        "dropped without a fault" => dropped(transfer, slice, history),
-        expected if expected.starts_with("blocked: ") => refused(expected, transfer, slice),
-        expected => Err(Mismatch::plain(format!("no rule for what it expects: {expected}"))),
+pub fn check(
+    check: &Check,
+    transfer: &Transfer,
+    slice: &Slice<'_>,
+    dialect: Dialect,
+    history: &mut History,
+) -> Result<(), Mismatch> {
+    match (check.expected.as_str(), dialect) {
+        ("moved", _) => moved(transfer, slice, history),
+        ("dropped without a fault", Dialect::Smmuv3(_)) if history.domain_before(transfer.area.stream).is_none() => {
+            aborted(transfer, slice)
+        }
+        ("dropped without a fault", _) => dropped(transfer, slice, history),
+        (expected, Dialect::Vtd(_)) if expected.starts_with("blocked: ") => refused(expected, transfer, slice),
+        (expected, Dialect::Smmuv3(_)) if expected.starts_with("blocked: ") => {
+            refused_by_events(expected, transfer, slice, history)
+        }
+        (expected, _) => Err(Mismatch::plain(format!("no rule for what it expects: {expected}"))),
     }
 }
 
@@ -74,8 +87,7 @@ fn moved(transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Resul
 /// like it while that one waits to be read.
 fn refused(expected: &str, transfer: &Transfer, slice: &Slice<'_>) -> Result<(), Mismatch> {
     let Transfer { area, direction, fault } = transfer;
-    let code = expected.rsplit_once("reason 0x").and_then(|(_, digits)| u32::from_str_radix(digits, 16).ok());
-    let code = code.ok_or_else(|| Mismatch::plain(format!("no reason in what it expects: {expected}")))?;
+    let code = reason_in(expected)?;
     each_access(transfer, slice, "a fault", Some(code), |access, address| {
         *access == Access::Fault(Fault { source: area.stream, address, code, direction: *direction })
     })?;
@@ -103,6 +115,60 @@ fn refused(expected: &str, transfer: &Transfer, slice: &Slice<'_>) -> Result<(),
     }
 }
 
+/// Every access was refused with an event of its own, and nothing was translated; the guest took as many events. The
+/// first is the one on record, which tells more of it than the trace does.
+fn refused_by_events(
+    expected: &str,
+    transfer: &Transfer,
+    slice: &Slice<'_>,
+    history: &History,
+) -> Result<(), Mismatch> {
+    let Transfer { area, direction, fault } = transfer;
+    let code = reason_in(expected)?;
+    let mut domain = history.domain_before(area.stream).flatten();
+    // Events about addresses, or events about none.
+    let mut first: Option<Refusal> = None;
+    each_access(transfer, slice, "an event", Some(code), |access, address| {
+        let Access::Refused(now) = *access else { return false };
+        domain = domain.or(now.domain);
+        let like_first = first.get_or_insert(now).address.is_some() == now.address.is_some();
+        (now.source, now.code) == (area.stream, Some(code))
+            && like_first
+            && now.address.is_none_or(|found| found == address)
+            && now.direction.is_none_or(|found| found == *direction)
+            && now.domain.is_none_or(|found| domain == Some(found))
+    })?;
+    let due = Accesses::of(area.span).count() as u64;
+    let taken = taken(slice);
+    if taken != due {
+        let expected = format!("the guest to take {due} events");
+        return Err(Mismatch::at(slice.end().line, expected, format!("{taken} taken")));
+    }
+    // An event that tells of no access is called a write at 0.
+    let first = match first.and_then(|first| first.address) {
+        Some(address) => Fault { source: area.stream, address, code, direction: *direction },
+        None => Fault { source: area.stream, address: 0, code, direction: Direction::Write },
+    };
+    let Fault { source, address, code, direction } = first;
+    if expected != format!("blocked: {direction} of {source:#x} at {address:#x}, reason {code:#x}") {
+        return Err(Mismatch::at(slice.end().line, expected, first));
+    }
+    match fault {
+        Some(fault) if *fault == first => Ok(()),
+        Some(fault) => Err(Mismatch::at(slice.end().line, format!("{fault}, as the guest read it"), first)),
+        None => Err(Mismatch::at(slice.end().line, "no fault, as the guest read none", first)),
+    }
+}
+
+/// The stream is attached to nothing: every access was aborted, and no event came of it.
+fn aborted(transfer: &Transfer, slice: &Slice<'_>) -> Result<(), Mismatch> {
+    no_fault_recorded(slice)?;
+    each_access(transfer, slice, "an abort in silence", None, |access, address| {
+        let (source, address) = (transfer.area.stream, Some(address));
+        *access == Access::Refused(Refusal { source, address, code: None, direction: None, domain: None })
+    })
+}
+
 /// Every access found a cached entry of this stream's domain that does not permit it, and no fault came of it.
 fn dropped(transfer: &Transfer, slice: &Slice<'_>, history: &History) -> Result<(), Mismatch> {
     let Transfer { area, direction, .. } = transfer;
@@ -111,6 +177,10 @@ fn dropped(transfer: &Transfer, slice: &Slice<'_>, history: &History) -> Result<
     each_access(transfer, slice, "a cached entry without permission", None, |access, address| match access {
         Access::Translated(found @ Translation { cached: true, .. }) => {
             (found.source, found.iova, found.domain) == (area.stream, address, domain) && !found.permits(*direction)
+        }
+        Access::Refused(refusal) => {
+            let (source, address, direction) = (area.stream, Some(address), Some(*direction));
+            *refusal == Refusal { source, address, code: None, direction, domain: Some(domain) }
         }
         _ => false,
     })
@@ -122,7 +192,7 @@ fn each_access(
     slice: &Slice<'_>,
     what: &str,
     code: Option<u32>,
-    right: impl Fn(&Access, u64) -> bool,
+    mut right: impl FnMut(&Access, u64) -> bool,
 ) -> Result<(), Mismatch> {
     let Transfer { area, direction, .. } = transfer;
     let reason = code.map_or(String::new(), |code| format!(", reason {code:#x}"));
@@ -141,9 +211,21 @@ fn each_access(
     }
 }
 
+fn reason_in(expected: &str) -> Result<u32, Mismatch> {
+    let code = expected.rsplit_once("reason 0x").and_then(|(_, digits)| u32::from_str_radix(digits, 16).ok());
+    code.ok_or_else(|| Mismatch::plain(format!("no reason in what it expects: {expected}")))
+}
+
+/// How many events the guest took.
+fn taken(slice: &Slice<'_>) -> u64 {
+    let counts = slice.inside().iter().map(|event| if let What::Taken(count) = event.what { count.into() } else { 0 });
+    counts.sum()
+}
+
 fn no_fault_recorded(slice: &Slice<'_>) -> Result<(), Mismatch> {
     slice.inside().iter().try_for_each(|event| match event.what {
         What::Recorded(fault) => Err(Mismatch::at(event.line, "no fault on record", fault)),
+        What::Taken(count) => Err(Mismatch::at(event.line, "no event for the guest", format!("{count} taken"))),
         _ => Ok(()),
     })
 }

@@ -26,7 +26,7 @@ pub fn check(area: &Area, slice: &Slice<'_>, dialect: Dialect, history: &History
     match first_uncovered(area.span, &covered) {
         None => Ok(()),
         Some(address) => {
-            let expected = format!("an IOTLB invalidation of domain {domain:#x} that covers {}", area.span);
+            let expected = format!("{} that covers {}", dialect.name_of_range(domain), area.span);
             Err(Mismatch::at(slice.end().line, expected, format!("none of {address:#x} before the wait")))
         }
     }

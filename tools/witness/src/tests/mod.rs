@@ -2,6 +2,7 @@
 
 mod changes;
 mod run;
+mod smmuv3;
 mod transfers;
 mod unmaps;
 
@@ -29,6 +30,7 @@ fn kinds() -> impl Iterator<Item = Kind> {
 #[derive(Clone)]
 struct Run {
     kind: Kind,
+    scenario: &'static str,
     records: String,
     trace: String,
     guest_ended_well: bool,
@@ -39,9 +41,7 @@ impl Run {
     /// A run in which everything is right: refused, attached, moved, unmapped, remapped, read-only, to another domain,
     /// detached. Function 00:04.0 is stream 0x20; its domains are 2 and then 3.
     fn good(kind: Kind) -> Self {
-        let mut run = Self { kind, records: String::new(), trace: String::new(), guest_ended_well: true, checks: 0 };
-        let name = run.scenario();
-        run.record(&format!(r#"{{"kind":"start","scenario":"{name}"}}"#));
+        let mut run = Self::start(kind, if kind.first_stage { "first-stage" } else { "second-stage" });
         if kind.caching_mode {
             run.check("state", "option caching-mode=on", "", ("true", "true"), None);
         }
@@ -108,8 +108,12 @@ impl Run {
         run
     }
 
-    fn scenario(&self) -> &'static str {
-        if self.kind.first_stage { "first-stage" } else { "second-stage" }
+    /// A run that has only begun.
+    fn start(kind: Kind, scenario: &'static str) -> Self {
+        let (records, trace) = (String::new(), String::new());
+        let mut run = Self { kind, scenario, records, trace, guest_ended_well: true, checks: 0 };
+        run.record(&format!(r#"{{"kind":"start","scenario":"{scenario}"}}"#));
+        run
     }
 
     fn record(&mut self, record: &str) {
@@ -251,7 +255,7 @@ impl Run {
 
     fn verdict(&self) -> Verdict {
         let arguments = Arguments {
-            scenario: self.scenario().into(),
+            scenario: self.scenario.into(),
             jsonl: String::new(),
             trace: String::new(),
             guest_ended_well: self.guest_ended_well,

@@ -2,5 +2,4 @@
 
 pub mod changes;
 mod descriptor;
-mod format;
 pub mod trace;

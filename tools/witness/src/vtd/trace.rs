@@ -6,8 +6,8 @@
 //! the unit are kept out. A line that begins like one of these and then does not read like it is a problem.
 
 use super::descriptor::{decode, is_pasid_cache};
-use super::format::scan;
 use crate::event::{Access, Direction, Domains, Event, Fault, Invalidation, Setup, Span, Trace, Translation, What};
+use crate::format::{scan, without_stamp};
 
 /// Address bits of a page table entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -161,17 +161,6 @@ impl Reader {
             self.trace.events.retain(|event| event.what != unseen);
         }
         self.trace
-    }
-}
-
-/// `line` without what QEMU puts before an event when it is told to stamp messages: `1234@1700000000.123456:` (10.0)
-/// or `2026-01-31T12:00:00.123456Z ` (11.1).
-fn without_stamp(line: &str) -> &str {
-    let end = line.find([':', ' ']).filter(|_| line.starts_with(|first: char| first.is_ascii_digit()));
-    match end.map(|end| line.split_at(end)) {
-        Some((stamp, rest)) if stamp.contains('@') => &rest[1..],
-        Some(_) => line.split_once("Z ").map_or(line, |(_, rest)| rest),
-        None => line,
     }
 }
 
