@@ -9,6 +9,7 @@
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
 //! * [`random`]: numbers for random tests.
 //! * [`script`]: runs `qemu-run.sh`.
+//! * [`smmuv3`]: the same furniture for SMMUv3: bench, case, spy, timeline, pieces.
 //! * [`tables`]: firmware tables, byte by byte.
 
 pub mod bench;
@@ -17,6 +18,7 @@ pub mod four_pages;
 pub mod pieces;
 pub mod random;
 pub mod script;
+pub mod smmuv3;
 pub mod spy;
 pub mod tables;
 pub mod timeline;

@@ -24,6 +24,25 @@ fn describe(arguments: &[&str], run: &Run, wanted: &str) -> String {
 }
 
 const BOTH: [&str; 2] = ["second-stage", "first-stage"];
+const ARM: [&str; 2] = ["stage-1", "stage-2"];
+
+#[test]
+fn aarch64_passes_on_qemu_10() {
+    passes(&["aarch64", "--qemu", "10"], &ARM, 40);
+}
+
+#[test]
+fn aarch64_passes_on_qemu_11() {
+    passes(&["aarch64", "--qemu", "11"], &ARM, 40);
+}
+
+#[test]
+fn a_panic_of_the_guest_on_aarch64_fails_the_run() {
+    let arguments = ["aarch64", "--scenario", "stage-1", "--", "-append", "scenario=stage-1 crash=panic"];
+    let run = qemu_run(&arguments);
+    let fine = run.status.is_some_and(|status| status != 0) && run.sum().is_some_and(|(_, failed)| failed >= 1);
+    assert!(fine, "{}", describe(&arguments, &run, "a failure that is reported as one"));
+}
 
 #[test]
 fn qemu_10_passes() {
@@ -78,6 +97,8 @@ fn the_scenarios_are_listed_and_nothing_else() {
         let run = qemu_run(arguments);
         assert_eq!((run.status, &*run.output), (Some(0), "second-stage\nfirst-stage\n"));
     }
+    let run = qemu_run(&["aarch64", "--list"]);
+    assert_eq!((run.status, &*run.output), (Some(0), "stage-1\nstage-2\n"));
 }
 
 #[test]
@@ -88,7 +109,7 @@ fn what_cannot_be_is_refused_with_one_line_and_status_2() {
         &["--scenario"],
         &["--frobnicate"],
         &["riscv64"],
-        &["aarch64"],
+        &["aarch64", "--scenario", "second-stage"],
         &["--qemu", "/nowhere/qemu-system-x86_64"],
     ] {
         let run = qemu_run(arguments);

@@ -1,0 +1,309 @@
+//! Thousands of random operations on address spaces over the real driver, failures among them; after each, every page
+//! that was ever mapped and its neighbours are tried by every stream and compared with a flat oracle.
+
+use iommu_core::addr::{Iova, PhysExtent};
+use iommu_core::hw::{Domain, HwError, Prot, Target, Unit as _};
+use iommu_core::ioas::{Area, DomainId, Ioas, IoasError};
+use iommu_models::smmuv3::{FaultCode, Queue};
+use iommu_tests::random::Random;
+use iommu_tests::smmuv3::bench::{Bench, extent, range, stream};
+use iommu_tests::smmuv3::case::Case;
+use std::collections::{BTreeMap, BTreeSet};
+
+const LARGE: u64 = 1 << 21;
+/// How many streams there are: those of [`Case::streams`].
+const STREAMS: usize = 3;
+
+/// A page: where it leads, and whether it may be written.
+type Page = (u64, bool);
+
+struct Space {
+    ioas: Ioas,
+    /// By unit.
+    domains: Vec<DomainId>,
+    /// What the address space is to be: every page, and the areas by start.
+    pages: BTreeMap<u64, Page>,
+    areas: BTreeMap<u64, u64>,
+}
+
+struct World {
+    case: Case,
+    benches: Vec<Bench>,
+    spaces: Vec<Space>,
+    /// By unit and number of the stream: the space that it is attached to.
+    attached: Vec<[Option<usize>; STREAMS]>,
+    /// Whether it ever was attached.
+    known: Vec<[bool; STREAMS]>,
+    /// Pages to try: all that were ever mapped, at their first and last byte, and their neighbours.
+    probes: BTreeSet<u64>,
+    random: Random,
+}
+
+impl World {
+    fn new(case: &Case, units: usize, seed: u64) -> Self {
+        let benches: Vec<Bench> = (0..units).map(|_| Bench::up(case)).collect();
+        let space = |_| {
+            let mut ioas = Ioas::new();
+            let domains = benches.iter().map(|bench| ioas.add_domain(bench.domain()).unwrap()).collect();
+            Space { ioas, domains, pages: BTreeMap::new(), areas: BTreeMap::new() }
+        };
+        Self {
+            case: case.clone(),
+            spaces: (0..2).map(space).collect(),
+            attached: vec![[None; STREAMS]; units],
+            known: vec![[false; STREAMS]; units],
+            probes: BTreeSet::from([0, 0x1000]),
+            random: Random::new(seed),
+            benches,
+        }
+    }
+
+    /// One operation; what it was, for messages.
+    fn step(&mut self) -> String {
+        let space = self.random.below(self.spaces.len() as u64) as usize;
+        match self.random.below(16) {
+            0..6 => self.map(space),
+            6..10 => self.unmap_area(space),
+            10..12 => self.unmap_range(space),
+            _ => self.attach(space),
+        }
+    }
+
+    /// A place and extents: small and scattered, or around 2 MiB.
+    fn place(&mut self) -> (u64, Vec<PhysExtent>) {
+        let random = &mut self.random;
+        // The two spaces never share memory, but areas of one may; each page of an extent leads to its own frame.
+        let frame = |random: &mut Random| 0x10_0000_0000 + (random.below(1 << 20) << 12);
+        if random.below(5) == 0 {
+            let start = random.below(3) * LARGE + random.below(2) * 0x1000;
+            let phys = frame(random) & !(LARGE - 1) | start & (LARGE - 1);
+            return (start, vec![extent(phys, LARGE + (random.below(3) << 12))]);
+        }
+        let start = random.below(20) << 12;
+        let count = 1 + random.below(3);
+        let extents = (0..count).map(|_| extent(frame(random), (1 + random.below(3)) << 12)).collect();
+        (start, extents)
+    }
+
+    fn map(&mut self, at: usize) -> String {
+        let (iova, extents) = self.place();
+        let writable = self.random.below(4) != 0;
+        let prot = if writable { Prot::READ_WRITE } else { Prot::READ };
+        let trouble = self.random.below(12);
+        let failing = self.random.below(self.benches.len() as u64) as usize;
+        match trouble {
+            0 | 1 => self.benches[failing].memory.exhaust_after(self.random.below(3) as usize),
+            2 => self.benches[failing].model.set_queue(Queue::Stopped),
+            _ => {}
+        }
+        let space = &mut self.spaces[at];
+        let found = space.ioas.map_fixed(Iova::new(iova), &extents, prot);
+        self.benches[failing].memory.fail_never();
+        self.benches[failing].model.set_queue(Queue::Running);
+
+        let len: u64 = extents.iter().map(|extent| extent.len).sum();
+        let overlap = space.areas.iter().find(|(start, held)| **start < iova + len && iova < **start + **held);
+        match (found, overlap) {
+            (Err(IoasError::Overlap { area }), Some((start, held))) => assert_eq!(area, range(*start, *held)),
+            (Err(IoasError::Domain(HwError::OutOfMemory)), None) => assert!(trouble < 2),
+            (Err(IoasError::Domain(HwError::TimedOut(_))), None) => {
+                assert_eq!(trouble, 2);
+                assert_eq!(space.ioas.areas().filter(|area| area.is_draining()).count(), 1);
+                assert_eq!(space.ioas.unmap(range(iova, len)), Ok(len), "taken back once the queue moves");
+            }
+            (Ok(()), None) => {
+                let frames =
+                    extents.iter().flat_map(|extent| (0..extent.len >> 12).map(|n| extent.start.get() + (n << 12)));
+                for (page, frame) in frames.enumerate() {
+                    space.pages.insert(iova + (page as u64) * 0x1000, (frame, writable));
+                }
+                space.areas.insert(iova, len);
+                // Of large areas the ends and the middle.
+                let ends = [iova.wrapping_sub(0x1000), iova, iova + len / 2, iova + len - 0x1000, iova + len];
+                self.probes.extend(ends.into_iter().filter(|page| *page < 1 << 40).map(|page| page & !0xfff));
+                self.probes.extend((iova..iova + len.min(0x6000)).step_by(0x1000));
+            }
+            (found, overlap) => panic!("{found:?}, overlap {overlap:x?}"),
+        }
+        format!("map {len:#x} at {iova:#x} in space {at}, trouble {trouble}: {found:?}")
+    }
+
+    fn unmap_area(&mut self, at: usize) -> String {
+        let areas: Vec<(u64, u64)> = self.spaces[at].areas.iter().map(|(start, len)| (*start, *len)).collect();
+        if areas.is_empty() {
+            return "nothing to unmap".into();
+        }
+        let (start, len) = *self.random.choose(&areas);
+        let hang = self.random.below(10);
+        let failing = self.random.below(self.benches.len() as u64) as usize;
+        match hang {
+            0 => self.benches[failing].model.set_queue(Queue::Stopped),
+            1 => self.benches[failing].model.fail_command_after(0),
+            _ => {}
+        }
+        let space = &mut self.spaces[at];
+        let found = space.ioas.unmap(range(start, len));
+        self.benches[failing].model.set_queue(Queue::Running);
+        self.benches[failing].model.fail_command_after(usize::MAX);
+        match found {
+            Ok(bytes) => assert_eq!((bytes, hang > 1), (len, true)),
+            Err(IoasError::Domain(HwError::TimedOut(_) | HwError::Queue { .. })) => {
+                assert!(hang < 2);
+                assert!(space.ioas.areas().any(|area| area.is_draining() && area.range() == range(start, len)));
+                let again = space.ioas.map_fixed(Iova::new(start), &[extent(0x1000, 0x1000)], Prot::READ);
+                assert!(matches!(again, Err(IoasError::Overlap { .. })));
+                assert_eq!(space.ioas.unmap(range(start, len)), Ok(len));
+            }
+            Err(other) => panic!("{other}"),
+        }
+        space.forget(start, len);
+        format!("unmap {len:#x} at {start:#x} in space {at}, hang {hang}")
+    }
+
+    fn unmap_range(&mut self, at: usize) -> String {
+        let (start, len) = (self.random.below(24) << 12, (1 + self.random.below(16)) << 12);
+        let space = &mut self.spaces[at];
+        let found = space.ioas.unmap(range(start, len));
+        let touched: Vec<(u64, u64)> = (space.areas.iter())
+            .map(|(at, held)| (*at, *held))
+            .filter(|(at, held)| *at < start + len && start < at + held)
+            .collect();
+        let cut = touched.iter().find(|(at, held)| *at < start || at + held > start + len);
+        let expected = match (touched.is_empty(), cut) {
+            (true, _) => Err(IoasError::NotFound { iova: Iova::new(start) }),
+            (false, Some((at, held))) => Err(IoasError::CutsArea { area: range(*at, *held) }),
+            (false, None) => Ok(touched.iter().map(|(_, held)| held).sum()),
+        };
+        assert_eq!(found, expected);
+        if found.is_ok() {
+            touched.iter().for_each(|(at, held)| space.forget(*at, *held));
+        }
+        format!("unmap {start:#x} to {:#x} in space {at}: {found:?}", start + len)
+    }
+
+    fn attach(&mut self, at: usize) -> String {
+        let unit = self.random.below(self.benches.len() as u64) as usize;
+        let number = self.random.below(STREAMS as u64) as usize;
+        let bench = &self.benches[unit];
+        let target = if self.random.below(3) == 0 { None } else { Some(at) };
+        let domain: Option<&dyn Domain> =
+            target.map(|at| self.spaces[at].ioas.domain(self.spaces[at].domains[unit]).unwrap());
+        let trouble = self.random.below(10);
+        match trouble {
+            0 => bench.memory.exhaust_after(self.random.below(3) as usize),
+            1 => bench.model.fail_command_after(self.random.below(4) as usize),
+            2 => bench.model.set_queue(Queue::Stopped),
+            _ => {}
+        }
+        let go =
+            || bench.unit.attach(stream(self.case.streams()[number]), domain.map_or(Target::Blocked, Target::Paging));
+        let found = go();
+        bench.memory.fail_never();
+        bench.model.fail_command_after(usize::MAX);
+        bench.model.set_queue(Queue::Running);
+        match found {
+            Ok(_) => {}
+            Err(HwError::OutOfMemory) => {
+                assert_eq!(trouble, 0);
+                // Only a stream that was blocked needs memory, and it is blocked still.
+                assert_eq!(self.attached[unit][number], None);
+                return format!("attach of {number} at {unit} failed: {found:?}");
+            }
+            // Not confirmed: blocked in the tables; the next attempt settles it.
+            Err(HwError::TimedOut(_) | HwError::Queue { .. }) => {
+                assert!(trouble == 1 || trouble == 2);
+                let still = bench.model.translate(self.case.streams()[number], None, Iova::new(0), false);
+                assert!(still.is_err_and(|code| code <= FaultCode::C_BAD_STREAMID), "{still:x?}");
+                go().expect("the queue moves again");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        self.attached[unit][number] = target;
+        self.known[unit][number] |= target.is_some();
+        format!("stream {number} of unit {unit} to {target:?}, trouble {trouble}: {found:?}")
+    }
+
+    /// Every stream is given exactly what the oracle says, at every probe.
+    fn compare(&self, after: &str) {
+        for (unit, bench) in self.benches.iter().enumerate() {
+            for (number, sid) in self.case.streams().into_iter().enumerate() {
+                let space = self.attached[unit][number].map(|at| &self.spaces[at]);
+                for iova in &self.probes {
+                    let page = space.and_then(|space| space.pages.get(iova));
+                    for write in [false, true] {
+                        let byte = iova + if write { 0xfff } else { 0 };
+                        let found = bench.model.dma(sid, None, Iova::new(byte), 1, write);
+                        let found = found.map(|extents| extents[0].start.get()).map_err(|blocked| blocked.code);
+                        let fine = match (page, space) {
+                            (Some((_, false)), _) if write => found == Err(self.case.not_writable()),
+                            (Some((phys, _)), _) => found == Ok(phys + (byte & 0xfff)),
+                            (None, Some(_)) => found == Err(self.case.not_mapped()),
+                            (None, None) if self.known[unit][number] => found == Err(FaultCode::NONE),
+                            (None, None) => found.is_err_and(|code| code <= FaultCode::C_BAD_STREAMID),
+                        };
+                        assert!(
+                            fine,
+                            "{}: after {after}: unit {unit}, {sid:#x} at {byte:#x}, write {write}: {found:x?}, \
+                             expected {page:x?} of {:?}",
+                            self.case.name, self.attached[unit][number]
+                        );
+                    }
+                }
+            }
+            bench.model.take_events();
+        }
+    }
+}
+
+impl Space {
+    fn forget(&mut self, start: u64, len: u64) {
+        self.areas.remove(&start);
+        self.pages.retain(|page, _| !(start..start + len).contains(page));
+    }
+}
+
+fn run(case: &Case, units: usize, seed: u64, steps: usize) {
+    let mut world = World::new(case, units, seed);
+    for step in 0..steps {
+        let did = world.step();
+        world.compare(&format!("seed {seed}, step {step}: {did}"));
+        if step % 64 == 0 {
+            world.benches.iter().for_each(|bench| {
+                bench.check();
+                bench.model.take_log();
+                bench.spy.take_writes();
+                bench.memory.take_maintenance();
+            });
+        }
+    }
+    assert!(world.spaces.iter().all(|space| space.ioas.areas().all(|area: &Area| !area.is_draining())));
+    // Nothing is lost on the way, whatever failed.
+    let World { benches, spaces, .. } = world;
+    drop(spaces);
+    for bench in &benches {
+        bench.check();
+        assert_eq!(bench.memory.in_use(), bench.kept(), "{}: seed {seed}", case.name);
+    }
+}
+
+/// Two thousand steps and more on each kind of unit, alone and in pairs, from several seeds.
+#[test]
+fn second_stage_units_follow_the_oracle() {
+    let cases = Case::all().into_iter().filter(|case| case.stage == iommu_core::hw::Stage::Second);
+    for (seed, case) in cases.enumerate() {
+        run(&case, 1 + seed % 2, seed as u64 + 1, 800);
+    }
+}
+
+#[test]
+fn first_stage_units_follow_the_oracle() {
+    let cases = Case::all().into_iter().filter(|case| case.stage == iommu_core::hw::Stage::First);
+    for (seed, case) in cases.enumerate() {
+        run(&case, 1 + seed % 2, seed as u64 + 101, 800);
+    }
+}
+
+#[test]
+fn a_long_life_of_one_unit_follows_the_oracle() {
+    run(&Case::all()[1], 1, 7, 6000);
+}
