@@ -130,11 +130,19 @@ impl IovaRange {
     }
 
     /// The smallest range that holds both.
+    #[inline]
     pub fn union(self, other: Self) -> Self {
         Self { start: self.start.min(other.start), last: self.last.max(other.last) }
     }
 
+    /// The same range up to `last`, where that lies above its own last address.
+    #[inline]
+    pub fn extended_to(self, last: Iova) -> Self {
+        Self { start: self.start, last: self.last.max(last) }
+    }
+
     /// Whether `other` begins right after this range ends.
+    #[inline]
     pub fn is_followed_by(self, other: Self) -> bool {
         self.last.checked_add(1) == Some(other.start)
     }

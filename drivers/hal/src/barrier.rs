@@ -5,7 +5,7 @@ compile_error!("iommu-hal does not know this architecture's barriers between mem
 
 /// Makes every earlier store of this CPU visible to devices before any later store, to memory or to a register.
 #[inline]
-pub(crate) fn before_device_store() {
+pub fn before_device_store() {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a data memory barrier has no operand and touches no memory or register.
     unsafe {
@@ -19,7 +19,7 @@ pub(crate) fn before_device_store() {
 
 /// Makes what a device wrote before an observed completion visible to every later load.
 #[inline]
-pub(crate) fn after_device_load() {
+pub fn after_device_load() {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a data memory barrier has no operand and touches no memory or register.
     unsafe {

@@ -32,7 +32,7 @@ extern crate alloc;
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("iommu-hal supports 64-bit little-endian targets");
 
-mod barrier;
+pub mod barrier;
 pub mod boxed;
 mod hal;
 pub mod mem;

@@ -1,96 +1,135 @@
-//! Stage-1 tables of Armv8: bits as in "VMSAv8-64 translation table format descriptors" of the Arm Architecture
-//! Reference Manual, chapter D8, which the SMMU architecture takes over (IHI 0070, section 3.4). 4 KiB granule.
+//! Stage-1 tables of Armv8. [`armv8`] says what stands in the bits that mean the same in both stages; here
+//! are the others, all in leaves only:
 //!
 //! | Bits | Entry | Here |
 //! |---|---|---|
-//! | 0 | valid | 1 |
-//! | 1 | table, or page at level 0; 0 in blocks | as the entry demands |
-//! | 4:2 | AttrIndx: index into MAIR; leaves only | [`Stage1Options::attribute_index`] |
-//! | 7:6 | AP\[2:1\]: 7 read-only, 6 unprivileged accesses; leaves only | 7 as asked for, 6 is 1: DMA is unprivileged |
-//! | 9:8 | SH: shareability; leaves only | 3, inner |
-//! | 10 | AF: access flag; leaves only | 1, so that hardware never has to write the entry |
-//! | 11 | nG: not global; leaves only | 1: global entries would match every ASID |
-//! | 47:12 | address | of the table or the memory |
-//! | 53, 54 | PXN, UXN: no execution; leaves only | 1 |
+//! | 4:2 | AttrIndx: index into MAIR | [`Stage1Options::attribute_index`] |
+//! | 6 | AP\[1\]: unprivileged accesses allowed | 1, unless [`Stage1Options::privileged`] |
+//! | 7 | AP\[2\]: writes refused | as asked for; 1 in writable leaves of tables that track, until hardware clears it |
+//! | 11 | nG: not global | 1: global entries would match every ASID |
+//! | 53, 54 | PXN, UXN: no execution | 1, unless [`Stage1Options::executable`] |
 //!
-//! Everything else is 0: no attributes in entries that lead to tables, dirty state not tracked, no contiguous runs.
-//!
-//! Levels are counted from the leaves here, and from the root in the Arm manual: level 0 here is its level 3.
+//! Everything else is 0. Hardware clears AP\[2\] of a leaf with DBM at the first write, where the context descriptor
+//! says so (HA and HD), with walks that snoop: such a leaf is writable either way, and dirty where AP\[2\] is 0.
 //!
 //! Reads cannot be refused where writes are allowed, so that write-only is not expressible.
 
-use crate::format::{Format, sealed::Sealed, size};
+use crate::armv8::{self, DBM, Granule, Granule4K, Shareability, WAS_DIRTY, bits_if};
+use crate::format::{Attributes, Format, sealed::Sealed};
+use core::convert::Infallible;
+use core::marker::PhantomData;
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::Prot;
 
-const VALID: u64 = 1 << 0;
-const TABLE_OR_PAGE: u64 = 1 << 1;
 const AP_UNPRIVILEGED: u64 = 1 << 6;
 const AP_READ_ONLY: u64 = 1 << 7;
-const SH_INNER: u64 = 3 << 8;
-const AF: u64 = 1 << 10;
 const NG: u64 = 1 << 11;
 const PXN: u64 = 1 << 53;
 const UXN: u64 = 1 << 54;
-const ADDRESS: u64 = (1 << 48) - (1 << 12);
 
-/// The stage-1 format of Armv8 with the 4 KiB granule and 3 levels (39 bits) or 4 (48 bits); levels 0, 1 and 2 hold
-/// leaves of 4 KiB, 2 MiB and 1 GiB. Arm Architecture Reference Manual, chapter D8.
+/// The stage-1 format of Armv8. With pages of 4 KiB it has 3 levels (39 bits) or 4 (48 bits); with pages of 16 KiB 2
+/// (36 bits), 3 (47 bits) or 4 (48 bits); with pages of 64 KiB 2 (42 bits) or 3 (48 bits). Arm Architecture Reference
+/// Manual, chapter D8.
 ///
 /// Addresses are those of TTB0: from 0 up.
 #[derive(Clone, Copy, Debug)]
-pub enum Armv8Stage1 {}
+pub struct Armv8Stage1<G: Granule = Granule4K>(PhantomData<G>, Infallible);
 
 /// What one stage-1 table may have otherwise than another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stage1Options {
     /// AttrIndx of leaves: which byte of MAIR says how memory is accessed. Three bits; the others are ignored.
     pub attribute_index: u8,
+    /// SH of leaves. Memory that is not cacheable is outer shareable whatever this says.
+    pub shareability: Shareability,
+    /// Clear AP\[1\] in leaves, so that only privileged accesses get through. DMA is unprivileged, unless the stream's
+    /// configuration makes it privileged (PRIVCFG).
+    pub privileged: bool,
+    /// Clear PXN and UXN in leaves, so that instruction fetches get through.
+    pub executable: bool,
+    /// The unit lets the size of live blocks change in one store: `SMMU_IDR3.BBML` is 2.
+    pub resizes_live: bool,
 }
 
-impl Sealed for Armv8Stage1 {}
+impl<G: Granule> Sealed for Armv8Stage1<G> {}
 
-impl Format for Armv8Stage1 {
+impl<G: Granule> Format for Armv8Stage1<G> {
     type Options = Stage1Options;
 
-    const LEVELS: RangeInclusive<u8> = 3..=4;
-    const TOP_LEAF_LEVEL: u8 = 2;
-    const OUTPUT_BITS: u8 = 48;
+    const PAGE_BITS: u32 = G::PAGE_BITS;
+    const INDEX_BITS: u32 = G::INDEX_BITS;
+    const LEVELS: RangeInclusive<u8> = G::STAGE1_LEVELS;
+    const ROOT_BY_WIDTH: bool = true;
+    const TOP_LEAF_LEVEL: u8 = G::TOP_LEAF_LEVEL;
+    const OUTPUT_BITS: u8 = armv8::ADDRESS_BITS;
+    const PRESENT: u64 = armv8::VALID;
+    const LINK_MASK: u64 = armv8::LINK;
+    const LINK: u64 = armv8::LINK;
+    const VISIBLE: u64 = armv8::VISIBLE;
+    const DIRTY: u64 = AP_READ_ONLY | WAS_DIRTY;
 
+    #[inline]
     fn input_bits(levels: u8) -> u8 {
-        12 + 9 * levels
+        armv8::input_bits::<G>(levels, 0)
     }
 
+    #[inline]
+    fn group_bits(level: u8) -> u32 {
+        G::group_bits(level)
+    }
+
+    #[inline]
+    fn resizes_live(options: Stage1Options) -> bool {
+        options.resizes_live
+    }
+
+    #[inline]
     fn can_express(prot: Prot) -> bool {
         prot.read
     }
 
-    fn is_present(entry: u64) -> bool {
-        entry & VALID != 0
+    #[inline]
+    fn is_grouped(entry: u64) -> bool {
+        armv8::is_grouped(entry)
     }
 
-    fn is_leaf(entry: u64, level: u8) -> bool {
-        level == 0 || entry & TABLE_OR_PAGE == 0
+    #[inline]
+    fn leaf(phys: PhysAddr, level: u8, attributes: Attributes, options: Stage1Options) -> u64 {
+        let Attributes { prot, grouped, tracked } = attributes;
+        let access = bits_if(!prot.write || tracked, AP_READ_ONLY) | bits_if(prot.write && tracked, DBM);
+        let who = bits_if(!options.privileged, AP_UNPRIVILEGED) | bits_if(!options.executable, PXN | UXN);
+        let memory = u64::from(options.attribute_index & 7) << 2;
+        armv8::leaf::<G>(phys, level, grouped, options.shareability) | memory | access | who | NG
     }
 
-    fn leaf(phys: PhysAddr, level: u8, prot: Prot, options: Stage1Options) -> u64 {
-        let page = if level == 0 { TABLE_OR_PAGE } else { 0 };
-        let access = if prot.write { AP_UNPRIVILEGED } else { AP_UNPRIVILEGED | AP_READ_ONLY };
-        let attributes = u64::from(options.attribute_index & 7) << 2;
-        phys.get() & ADDRESS | VALID | page | attributes | access | SH_INNER | AF | NG | PXN | UXN
+    #[inline]
+    fn table(phys: PhysAddr, _: bool, _: Stage1Options) -> u64 {
+        armv8::table::<G>(phys)
     }
 
-    fn table(phys: PhysAddr) -> u64 {
-        phys.get() & ADDRESS | VALID | TABLE_OR_PAGE
+    #[inline]
+    fn table_address(entry: u64) -> PhysAddr {
+        armv8::address::<G>(entry)
     }
 
-    fn address(entry: u64, level: u8) -> PhysAddr {
-        let inside = if Self::is_leaf(entry, level) { size(level) - 1 } else { 0 };
-        PhysAddr::new(entry & ADDRESS & !inside)
+    #[inline]
+    fn leaf_address(entry: u64, _: u8) -> PhysAddr {
+        armv8::address::<G>(entry)
     }
 
+    #[inline]
     fn prot(entry: u64) -> Prot {
-        Prot { read: true, write: entry & AP_READ_ONLY == 0 }
+        Prot { read: true, write: entry & (DBM | AP_READ_ONLY) != AP_READ_ONLY }
+    }
+
+    #[inline]
+    fn is_dirty(entry: u64) -> bool {
+        entry & Self::DIRTY != AP_READ_ONLY
+    }
+
+    #[inline]
+    fn dirtied(entry: u64) -> u64 {
+        if entry & DBM != 0 { entry & !AP_READ_ONLY } else { entry | WAS_DIRTY }
     }
 }

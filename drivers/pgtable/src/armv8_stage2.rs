@@ -1,82 +1,138 @@
-//! Stage-2 tables of Armv8: bits as in "VMSAv8-64 translation table format descriptors" of the Arm Architecture
-//! Reference Manual, chapter D8, which the SMMU architecture takes over (IHI 0070, section 3.4). 4 KiB granule.
+//! Stage-2 tables of Armv8. [`armv8`] says what stands in the bits that mean the same in both stages; here
+//! are the others, all in leaves only:
 //!
 //! | Bits | Entry | Here |
 //! |---|---|---|
-//! | 0 | valid | 1 |
-//! | 1 | table, or page at level 0; 0 in blocks | as the entry demands |
-//! | 5:2 | MemAttr: memory type; leaves only | 15: normal, write-back; not for tables that are walked with FWB |
-//! | 7:6 | S2AP: 6 reads, 7 writes allowed; leaves only | as asked for |
-//! | 9:8 | SH: shareability; leaves only | 3, inner |
-//! | 10 | AF: access flag; leaves only | 1, so that hardware never has to write the entry |
-//! | 47:12 | address | of the table or the memory |
-//! | 54:53 | XN: 2 refuses execution at every level, with FEAT_XNX or without; leaves only | 2 |
+//! | 5:2 | MemAttr: memory type | [`Stage2Options::memory_attributes`] |
+//! | 6 | S2AP\[0\]: reads allowed | as asked for |
+//! | 7 | S2AP\[1\]: writes allowed | as asked for; 0 in writable leaves of tables that track, until hardware sets it |
+//! | 54:53 | XN: 2 refuses execution at every level, with FEAT_XNX or without | 2; 0 if [`Stage2Options::executable`] |
 //!
-//! Everything else is 0: dirty state not tracked, no contiguous runs. No concatenated roots: a root is one frame.
-//!
-//! Levels are counted from the leaves here, and from the root in the Arm manual: level 0 here is its level 3.
+//! Everything else is 0. Hardware sets S2AP\[1\] of a leaf with DBM at the first write, where the stream table entry
+//! says so (S2HA and S2HD), with walks that snoop: such a leaf is writable either way, and dirty where S2AP\[1\] is 1.
 
-use crate::format::{Format, sealed::Sealed, size};
+use crate::armv8::{self, DBM, Granule, Granule4K, Shareability, WAS_DIRTY, bits_if};
+use crate::format::{Attributes, Format, sealed::Sealed};
+use core::convert::Infallible;
+use core::marker::PhantomData;
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::Prot;
 
-const VALID: u64 = 1 << 0;
-const TABLE_OR_PAGE: u64 = 1 << 1;
-const WRITE_BACK: u64 = 0xf << 2;
 const READ: u64 = 1 << 6;
 const WRITE: u64 = 1 << 7;
-const SH_INNER: u64 = 3 << 8;
-const AF: u64 = 1 << 10;
-const XN: u64 = 1 << 54;
-const ADDRESS: u64 = (1 << 48) - (1 << 12);
+const XN: u64 = 2 << 53;
 
-/// The stage-2 format of Armv8 with the 4 KiB granule and 3 levels (39 bits) or 4 (48 bits); levels 0, 1 and 2 hold
-/// leaves of 4 KiB, 2 MiB and 1 GiB. Arm Architecture Reference Manual, chapter D8.
+/// log2 of the root tables that can stand side by side.
+const CONCATENATED_BITS: u8 = 4;
+
+/// The stage-2 format of Armv8. Up to 16 tables are concatenated at the root: with pages of 4 KiB 2 levels translate up
+/// to 34 bits, 3 up to 43, and 4 up to 48; with pages of 16 KiB 2 up to 40, 3 and 4 up to 48; with pages of 64 KiB 2 up
+/// to 46, and 3 up to 48. Arm Architecture Reference Manual, chapter D8.
+///
+/// With pages of 16 KiB a walk of stage 2 starts at the fourth level only in tables for 52-bit addresses, whose entries
+/// differ from those here: units that walk these take 2 levels or 3.
 #[derive(Clone, Copy, Debug)]
-pub enum Armv8Stage2 {}
+pub struct Armv8Stage2<G: Granule = Granule4K>(PhantomData<G>, Infallible);
 
-impl Sealed for Armv8Stage2 {}
+/// What one stage-2 table may have otherwise than another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage2Options {
+    /// MemAttr of leaves: how memory is accessed. Four bits; the others are ignored. The default, 15, is normal memory,
+    /// write-back; for tables that are walked with FWB that would be 6.
+    pub memory_attributes: u8,
+    /// SH of leaves. Memory that is not cacheable is outer shareable whatever this says.
+    pub shareability: Shareability,
+    /// Clear XN in leaves, so that instruction fetches get through.
+    pub executable: bool,
+    /// The unit lets the size of live blocks change in one store: `SMMU_IDR3.BBML` is 2.
+    pub resizes_live: bool,
+}
 
-impl Format for Armv8Stage2 {
-    type Options = ();
+impl Default for Stage2Options {
+    fn default() -> Self {
+        Self { memory_attributes: 0xf, shareability: Shareability::Inner, executable: false, resizes_live: false }
+    }
+}
 
-    const LEVELS: RangeInclusive<u8> = 3..=4;
-    const TOP_LEAF_LEVEL: u8 = 2;
-    const OUTPUT_BITS: u8 = 48;
+impl<G: Granule> Sealed for Armv8Stage2<G> {}
 
+impl<G: Granule> Format for Armv8Stage2<G> {
+    type Options = Stage2Options;
+
+    const PAGE_BITS: u32 = G::PAGE_BITS;
+    const INDEX_BITS: u32 = G::INDEX_BITS;
+    const LEVELS: RangeInclusive<u8> = G::STAGE2_LEVELS;
+    const ROOT_BY_WIDTH: bool = true;
+    const TOP_LEAF_LEVEL: u8 = G::TOP_LEAF_LEVEL;
+    const OUTPUT_BITS: u8 = armv8::ADDRESS_BITS;
+    const PRESENT: u64 = armv8::VALID;
+    const LINK_MASK: u64 = armv8::LINK;
+    const LINK: u64 = armv8::LINK;
+    const VISIBLE: u64 = armv8::VISIBLE;
+    const DIRTY: u64 = WRITE | WAS_DIRTY;
+
+    #[inline]
     fn input_bits(levels: u8) -> u8 {
-        12 + 9 * levels
+        armv8::input_bits::<G>(levels, CONCATENATED_BITS)
     }
 
+    #[inline]
+    fn group_bits(level: u8) -> u32 {
+        G::group_bits(level)
+    }
+
+    #[inline]
+    fn resizes_live(options: Stage2Options) -> bool {
+        options.resizes_live
+    }
+
+    #[inline]
     fn can_express(prot: Prot) -> bool {
         !prot.is_none()
     }
 
-    fn is_present(entry: u64) -> bool {
-        entry & VALID != 0
+    #[inline]
+    fn is_grouped(entry: u64) -> bool {
+        armv8::is_grouped(entry)
     }
 
-    fn is_leaf(entry: u64, level: u8) -> bool {
-        level == 0 || entry & TABLE_OR_PAGE == 0
+    #[inline]
+    fn leaf(phys: PhysAddr, level: u8, attributes: Attributes, options: Stage2Options) -> u64 {
+        let Attributes { prot, grouped, tracked } = attributes;
+        let write = bits_if(prot.write, if tracked { DBM } else { WRITE });
+        let access = bits_if(prot.read, READ) | write | bits_if(!options.executable, XN);
+        let memory = u64::from(options.memory_attributes & 0xf) << 2;
+        armv8::leaf::<G>(phys, level, grouped, options.shareability) | memory | access
     }
 
-    fn leaf(phys: PhysAddr, level: u8, prot: Prot, _: ()) -> u64 {
-        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
-        let access = bit(prot.read, READ) | bit(prot.write, WRITE);
-        phys.get() & ADDRESS | VALID | bit(level == 0, TABLE_OR_PAGE) | WRITE_BACK | access | SH_INNER | AF | XN
+    #[inline]
+    fn table(phys: PhysAddr, _: bool, _: Stage2Options) -> u64 {
+        armv8::table::<G>(phys)
     }
 
-    fn table(phys: PhysAddr) -> u64 {
-        phys.get() & ADDRESS | VALID | TABLE_OR_PAGE
+    #[inline]
+    fn table_address(entry: u64) -> PhysAddr {
+        armv8::address::<G>(entry)
     }
 
-    fn address(entry: u64, level: u8) -> PhysAddr {
-        let inside = if Self::is_leaf(entry, level) { size(level) - 1 } else { 0 };
-        PhysAddr::new(entry & ADDRESS & !inside)
+    #[inline]
+    fn leaf_address(entry: u64, _: u8) -> PhysAddr {
+        armv8::address::<G>(entry)
     }
 
+    #[inline]
     fn prot(entry: u64) -> Prot {
-        Prot { read: entry & READ != 0, write: entry & WRITE != 0 }
+        Prot { read: entry & READ != 0, write: entry & (DBM | WRITE) != 0 }
+    }
+
+    #[inline]
+    fn is_dirty(entry: u64) -> bool {
+        entry & Self::DIRTY != 0
+    }
+
+    #[inline]
+    fn dirtied(entry: u64) -> u64 {
+        entry | if entry & DBM != 0 { WRITE } else { WAS_DIRTY }
     }
 }

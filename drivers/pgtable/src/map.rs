@@ -1,174 +1,312 @@
 //! Mapping: look first, allocate second, write last.
 //!
-//! Everything that can fail does so before the first store to a table that hardware reaches.
+//! Everything that can fail does so before the first store of a leaf. What one call maps is cut into [pieces](Piece),
+//! and each is looked at and written by a walk of its own from the root: tables are only ever put in on the way of an
+//! address by whoever has a claim on it, or by a neighbour, and taken out only by whoever has the claim on all that they
+//! translate.
 
-use crate::chain::{self, Chain};
-use crate::dirty::Dirty;
-use crate::format::{self, Format};
-use crate::runs::Runs;
-use crate::table::PageTable;
-use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysAddr, PhysExtent, total_len};
-use iommu_core::hw::{HwError, Prot};
-use iommu_hal::Hal;
-use iommu_hal::mem::{ENTRIES, Frame};
+use crate::claim::Flush;
+use crate::format::{self, Attributes, Format, MOST_LEVELS};
+use crate::lines::Lines;
+use crate::removal::Removal;
+use crate::retired::{self, Chain};
+use crate::runs::{Piece, Runs};
+use crate::sizes;
+use crate::table::{Last, PageTable, Spot};
+
+use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
+use iommu_core::hw::{Gather, HwError, Prot};
+use iommu_hal::mem::Frame;
+use iommu_hal::{Hal, barrier};
+
+/// What [`PageTable::map`] needs before it may write.
+struct Plan {
+    /// Tables to make.
+    missing: usize,
+    /// For each level the highest table counted as missing, by the address bits above what it translates.
+    counted: [u64; MOST_LEVELS],
+    /// Tables without a leaf stand where leaves go.
+    in_the_way: bool,
+}
 
 impl<H: Hal, F: Format> PageTable<H, F> {
-    /// Maps `extents`, one after the other, from `iova` on, each address with the largest leaf that its alignment, the
-    /// memory's alignment and length, and the unit allow. Empty extents are skipped; where nothing is left, nothing is
-    /// mapped and that is no error.
-    ///
-    /// At every moment hardware finds each address either as before or as mapped here. It may have cached that nothing
-    /// was there: the driver knows whether its unit does.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Protection`], [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::OutputTooWide`],
-    /// [`HwError::AlreadyMapped`], [`HwError::OutOfMemory`]: nothing has changed.
-    pub fn map(&mut self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
-        self.check_map(iova, extents, prot)?;
-        let runs = Runs::new(iova, extents);
-        let root = self.frame(self.root());
-        let missing = self.plan(Some(&root), self.top(), &mut runs.clone())?;
-        let spare = self.alloc_spare(missing)?;
-        let mut fill = Fill { runs, prot, spare };
-        self.fill(&root, self.top(), true, &mut fill);
-        debug_assert!(fill.runs.is_done() && fill.spare.count == 0);
-        self.tables += missing;
-        Ok(())
+    /// See [`Claim::map`](crate::Claim::map).
+    #[inline(never)]
+    pub(crate) fn map(
+        &self,
+        claim: IovaRange,
+        iova: Iova,
+        extents: &[PhysExtent],
+        prot: Prot,
+        unit: &mut dyn Flush,
+    ) -> Result<(), HwError> {
+        if let [extent] = extents
+            && F::can_express(prot)
+            && self.is_coherent()
+            && self.is_confirmed()
+            && self.is_sound(claim, iova, *extent)
+            && self.map_run(iova, *extent, prot)
+        {
+            return Ok(());
+        }
+        self.map_pieces(claim, iova, extents, prot, unit)
+    }
+
+    /// Whether nothing is wrong with a run, as far as can be known without a look at the tables.
+    #[inline]
+    fn is_sound(&self, claim: IovaRange, iova: Iova, extent: PhysExtent) -> bool {
+        let geometry = self.geometry();
+        let (at, phys, len) = (iova.get(), extent.start.get(), extent.len);
+        let aligned = (at | phys | len) & (format::page::<F>() - 1) == 0;
+        // Of a length of 0 the last address lies below the first: `rest` is all ones and either sum wraps.
+        let rest = len.wrapping_sub(1);
+        let (Some(last), Some(phys_last)) = (at.checked_add(rest), phys.checked_add(rest)) else { return false };
+        let inside = claim.start() <= iova && last <= claim.last().get();
+        aligned && len != 0 && inside && phys_last >> geometry.output_bits == 0
+    }
+
+    /// Maps a sound run where it is one piece, its table is there and all of its entries are free, as they are most of
+    /// the time. Otherwise nothing is done.
+    #[inline]
+    fn map_run(&self, iova: Iova, extent: PhysExtent, prot: Prot) -> bool {
+        if extent.len >= self.second_size {
+            return self.map_large(iova, extent, prot);
+        }
+        let at = iova.get();
+        let table = F::PAGE_BITS + F::INDEX_BITS;
+        let count = (extent.len >> F::PAGE_BITS) as usize;
+        let piece = Piece { iova, phys: extent.start, level: 0, grouped: false, count };
+        at >> table == (at + (extent.len - 1)) >> table && self.map_warm(&piece, prot)
+    }
+
+    /// As [`map_run`](Self::map_run), for a run as long as a leaf that is not of the smallest size.
+    #[inline(never)]
+    fn map_large(&self, iova: Iova, extent: PhysExtent, prot: Prot) -> bool {
+        let (at, phys, len) = (iova.get(), extent.start.get(), extent.len);
+        let sizes = self.geometry().page_sizes;
+        let bits = sizes::largest(sizes, at | phys, len);
+        let (level, group) = sizes::split::<F>(bits);
+        let shift = format::shift::<F>(level);
+        let table = shift + F::INDEX_BITS;
+        // Sizes that a part of the run could have, in the same table.
+        let larger = sizes.mask() & ((1 << table) - 1) & !((2 << bits) - 1);
+        let alike = len & ((1 << bits) - 1) == 0 && (larger == 0 || len < larger & larger.wrapping_neg());
+        let count = (len >> shift) as usize;
+        let piece = Piece { iova, phys: extent.start, level, grouped: group != 0, count };
+        alike && at >> table == (at + (len - 1)) >> table && self.map_warm(&piece, prot)
+    }
+
+    /// Maps one piece where its table is there and all of its entries are free. Otherwise nothing is done.
+    #[inline(always)]
+    fn map_warm(&self, piece: &Piece, prot: Prot) -> bool {
+        let Spot { table, level, index, .. } = self.walk(piece.iova, piece.level);
+        if level != piece.level || Self::any_present(&table, index, piece.count) {
+            return false;
+        }
+        self.write(&table, index, piece, prot);
+        barrier::before_device_store();
+        true
+    }
+
+    /// Stores the leaves of a piece.
+    #[inline]
+    fn write(&self, table: &Frame<'_, H>, index: usize, piece: &Piece, prot: Prot) {
+        let attributes = Attributes { prot, grouped: piece.grouped, tracked: self.tracked };
+        let leaf = F::leaf(piece.phys, piece.level, attributes, self.options);
+        Self::store_leaves(table, piece.level, index, piece.count, leaf);
     }
 
     /// Everything that can be known without a look at the tables.
-    fn check_map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
+    fn check_map(&self, claim: IovaRange, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
+        let len = total_len(extents).unwrap_or(u64::MAX);
+        if len == 0 {
+            return Ok(());
+        }
         if !F::can_express(prot) {
             return Err(HwError::Protection(prot));
         }
-        let aligned = |value: u64| match value % PAGE_SIZE {
-            0 => Ok(()),
-            _ => Err(HwError::Misaligned { value, align: PAGE_SIZE }),
-        };
-        let geometry = self.geometry();
-        aligned(iova.get())?;
+        check_aligned::<F>(iova.get())?;
+        let bits = self.geometry().output_bits;
         for extent in extents.iter().filter(|extent| extent.len != 0) {
-            aligned(extent.start.get())?;
-            aligned(extent.len)?;
+            check_aligned::<F>(extent.start.get())?;
+            check_aligned::<F>(extent.len)?;
             let last = extent.last().unwrap_or(PhysAddr::new(u64::MAX));
-            if last.get() >> geometry.output_bits != 0 {
-                return Err(HwError::OutputTooWide { phys: last, bits: geometry.output_bits });
+            if last.get() >> bits != 0 {
+                return Err(HwError::OutputTooWide { phys: last, bits });
             }
         }
-        let len = total_len(extents).unwrap_or(u64::MAX);
         match IovaRange::from_len(iova, len) {
-            _ if len == 0 => Ok(()),
-            Some(range) if geometry.aperture.covers(range) => Ok(()),
+            Some(range) if claim.covers(range) => Ok(()),
             _ => Err(HwError::OutOfRange { iova, len }),
         }
     }
 
-    /// Counts the table frames that [`fill`](Self::fill) will need for the rest of `runs`, as far as `table` of `level`
-    /// translates it; `None` for a table that is yet to be made. Takes the very same way, and changes nothing.
-    fn plan(&self, table: Option<&Frame<'_, H>>, level: u8, runs: &mut Runs<'_>) -> Result<usize, HwError> {
-        let mut missing = 0;
-        let mut index = runs.index(level);
-        while index < ENTRIES && !runs.is_done() {
-            let entry = table.map_or(0, |table| table.load(index));
-            let leaves = self.leaves(table, level, index, runs);
-            if F::is_present(entry) {
-                if F::is_leaf(entry, level) {
-                    return Err(HwError::AlreadyMapped { iova: runs.iova() });
-                }
-                missing += self.plan(Some(&self.frame(F::address(entry, level))), level - 1, runs)?;
-                index += 1;
-            } else if leaves != 0 {
-                runs.advance(leaves, level);
-                index += leaves;
-            } else {
-                missing += 1 + self.plan(None, level - 1, runs)?;
-                index += 1;
-            }
+    /// Maps whatever there is, whatever stands in the tables.
+    #[inline(never)]
+    fn map_pieces(
+        &self,
+        claim: IovaRange,
+        iova: Iova,
+        extents: &[PhysExtent],
+        prot: Prot,
+        unit: &mut dyn Flush,
+    ) -> Result<(), HwError> {
+        self.check_map(claim, iova, extents, prot)?;
+        self.make_up(unit)?;
+        let runs = &Runs::new(iova, extents, self.geometry().page_sizes);
+        let mut plan = Plan { missing: 0, counted: [u64::MAX; MOST_LEVELS], in_the_way: false };
+        self.for_each_piece(runs, |piece, spot| self.plan_piece(&mut plan, piece, spot))?;
+        let spare = self.alloc_chain(plan.missing)?;
+        if plan.in_the_way
+            && let Err(error) = self.clear_the_way(runs, unit)
+        {
+            self.free_chain(spare);
+            return Err(error);
         }
-        Ok(missing)
-    }
-
-    /// How many leaves of `level` can be made side by side from `index` on: as many as the run and the table have room
-    /// for before the first entry that is present. Never 0 at level 0 where the entry at `index` is not present.
-    fn leaves(&self, table: Option<&Frame<'_, H>>, level: u8, index: usize, runs: &Runs<'_>) -> usize {
-        if !self.has_leaves(level) {
-            return 0;
-        }
-        let room = ENTRIES - index;
-        let fit = usize::try_from(runs.leaves(level)).map_or(room, |fit| fit.min(room));
-        match table {
-            Some(table) => (index..index + fit).take_while(|at| !F::is_present(table.load(*at))).count(),
-            None => fit,
-        }
-    }
-
-    /// Allocates `count` frames as a chain, or none at all.
-    fn alloc_spare(&self, count: usize) -> Result<Chain, HwError> {
-        let mut spare = Chain::default();
-        for _ in 0..count {
-            let Some(phys) = self.hal.alloc_frames(self.request) else {
-                self.free_chain(spare);
-                return Err(HwError::OutOfMemory);
+        let mut writer = Writer { table: self, spare, lines: Lines::new() };
+        let mut rest = runs.clone();
+        let mut last: Option<Last<'_, H>> = None;
+        while let Some(piece) = rest.next::<F>() {
+            let table = match &last {
+                Some(last) if last.holds::<F>(piece.iova, piece.level) => last.table,
+                _ => writer.table_for(piece.iova, piece.level)?,
             };
-            spare.push(&self.frame(phys), 0);
+            let index = self.index(&table, piece.iova, piece.level);
+            self.write(&table, index, &piece, prot);
+            writer.lines.add(table, piece.level, index, piece.count);
+            last = Some(Last { table, iova: piece.iova, level: piece.level });
         }
-        Ok(spare)
+        writer.lines.finish();
+        // Neighbours may have put in what was missing.
+        self.free_chain(writer.spare);
+        barrier::before_device_store();
+        Ok(())
     }
 
-    /// Writes the leaves for the rest of the runs, as far as `table` of `level` translates it.
-    ///
-    /// A new table is filled, with everything below it, before the one store to a table that hardware reaches (`live`)
-    /// which links it: a walker sees all of the subtree or nothing, and one barrier a subtree is enough. Leaves in live
-    /// tables are single stores of entries that were not present. Each table is cleaned once, after all of its stores;
-    /// the zeros of a new one are in memory already, as [`Hal::alloc_frames`] promises.
-    fn fill(&self, table: &Frame<'_, H>, level: u8, live: bool, fill: &mut Fill<'_>) {
-        let mut index = fill.runs.index(level);
-        let mut dirty = Dirty::default();
-        while index < ENTRIES && !fill.runs.is_done() {
-            let entry = table.load(index);
-            let leaves = self.leaves(Some(table), level, index, &fill.runs);
-            if F::is_present(entry) {
-                self.fill(&self.frame(F::address(entry, level)), level - 1, live, fill);
-                index += 1;
-            } else if leaves != 0 {
-                let mut phys = fill.runs.phys();
-                for at in index..index + leaves {
-                    table.store(at, F::leaf(phys, level, fill.prot, self.options));
-                    phys = phys.wrapping_add(format::size(level));
-                }
-                fill.runs.advance(leaves, level);
-                dirty.add(index, leaves);
-                index += leaves;
-            } else {
-                // `plan` counted the frames on the same way, so there is one.
-                let Some(child) = self.take_spare(&mut fill.spare) else { break };
-                self.fill(&child, level - 1, false, fill);
-                let link = F::table(child.phys());
-                if live {
-                    table.publish(index, link);
-                } else {
-                    table.store(index, link);
-                    dirty.add(index, 1);
-                }
-                index += 1;
+    /// Calls `visit` with each piece and where the walk to it ends.
+    fn for_each_piece<'t>(
+        &'t self,
+        runs: &Runs<'_>,
+        mut visit: impl FnMut(&Piece, Spot<'t, H>) -> Result<(), HwError>,
+    ) -> Result<(), HwError> {
+        let mut rest = runs.clone();
+        let mut last: Option<Last<'_, H>> = None;
+        while let Some(piece) = rest.next::<F>() {
+            let spot = match &last {
+                Some(last) if last.holds::<F>(piece.iova, piece.level) => self.spot(last, piece.iova),
+                _ => self.walk(piece.iova, piece.level),
+            };
+            let Spot { table, level, .. } = spot;
+            visit(&piece, spot)?;
+            last = (level == piece.level).then_some(Last { table, iova: piece.iova, level });
+        }
+        Ok(())
+    }
+
+    /// Looks at what stands where a piece goes.
+    fn plan_piece(&self, plan: &mut Plan, piece: &Piece, spot: Spot<'_, H>) -> Result<(), HwError> {
+        let Spot { table, level, index, entry } = spot;
+        if level != piece.level {
+            if format::is_present::<F>(entry) {
+                return Err(HwError::AlreadyMapped { iova: piece.iova });
             }
+            for level in piece.level..level {
+                let above = piece.iova.get() >> (format::shift::<F>(level) + F::INDEX_BITS);
+                if let Some(counted) = plan.counted.get_mut(usize::from(level)).filter(|counted| **counted != above) {
+                    *counted = above;
+                    plan.missing += 1;
+                }
+            }
+        } else if Self::any_present(&table, index, piece.count) {
+            let range = IovaRange::from_len(piece.iova, piece.len::<F>());
+            if let Some(leaf) = range.and_then(|range| self.leaves(range).next()) {
+                return Err(HwError::AlreadyMapped { iova: leaf.iova.max(piece.iova) });
+            }
+            plan.in_the_way = true;
         }
-        dirty.clean(table);
+        Ok(())
     }
 
-    /// Takes a frame of zeros off the chain.
-    fn take_spare(&self, spare: &mut Chain) -> Option<Frame<'_, H>> {
-        let frame = self.frame(spare.head?);
-        spare.pop(&frame);
-        chain::wipe(&frame);
-        Some(frame)
+    /// Takes out the tables without a leaf that stand where leaves go, and waits until hardware has forgotten them: a
+    /// live entry that leads to a table does not become a leaf in one step in every format, and a walk that goes on in
+    /// the old table would refuse what is mapped.
+    #[cold]
+    fn clear_the_way(&self, runs: &Runs<'_>, unit: &mut dyn Flush) -> Result<(), HwError> {
+        let mut gather = Gather::new();
+        let mut lines = Lines::<H, F>::new();
+        self.for_each_piece(runs, |piece, Spot { table, level, index: first, .. }| {
+            if level != piece.level {
+                return Ok(());
+            }
+            for index in first..first + piece.count {
+                if format::is_present::<F>(table.load(index)) {
+                    let iova = piece.iova.wrapping_add((index - first) as u64 * format::size::<F>(level));
+                    self.take_out(&table, index, level, iova, &mut Removal::new(&mut gather, &mut |_| ()));
+                    lines.add(table, level, index, 1);
+                }
+            }
+            Ok(())
+        })?;
+        lines.finish();
+        self.confirm(unit, &gather)?;
+        // SAFETY: hardware has just confirmed it.
+        unsafe { self.free_gathered(&mut gather) };
+        Ok(())
     }
 }
 
-/// What is left to be written.
-struct Fill<'e> {
-    runs: Runs<'e>,
-    prot: Prot,
+/// Puts in tables and leaves.
+struct Writer<'t, H: Hal, F: Format> {
+    table: &'t PageTable<H, F>,
+    /// Frames for what is missing.
     spare: Chain,
+    lines: Lines<'t, H, F>,
+}
+
+impl<'t, H: Hal, F: Format> Writer<'t, H, F> {
+    /// The table of `level` that translates `iova`. What is missing on the way is put in, empty.
+    fn table_for(&mut self, iova: Iova, level: u8) -> Result<Frame<'t, H>, HwError> {
+        let mut table = self.table.root_frame();
+        for at in (level + 1..=self.table.top()).rev() {
+            let index = self.table.index(&table, iova, at);
+            let mut entry = table.follow(index);
+            if !format::is_present::<F>(entry) {
+                entry = self.put_in(&table, index, entry)?;
+            }
+            if entry & F::VISIBLE == 0 {
+                // This call's, or that of a neighbour who may not have come to clean it.
+                self.lines.add(table, at, index, 1);
+            }
+            table = self.table.frame(F::table_address(entry));
+        }
+        Ok(table)
+    }
+
+    /// Puts an empty table in where `old`, not present, stands, unless a neighbour comes first; returns what leads to
+    /// the one or the other.
+    fn put_in(&mut self, table: &Frame<'t, H>, index: usize, old: u64) -> Result<u64, HwError> {
+        // The plan counted every table that was missing, and none goes while the claim is held.
+        let head = self.spare.head().ok_or(HwError::OutOfMemory)?;
+        let frame = self.table.frame(head);
+        self.spare.pop(&frame);
+        retired::wipe(&frame);
+        let link = F::table(head, self.table.tracked, self.table.options);
+        match table.replace(index, old, link) {
+            Ok(()) => {
+                self.table.count_in();
+                Ok(link)
+            }
+            Err(other) => {
+                self.spare.push(&frame);
+                Ok(other)
+            }
+        }
+    }
+}
+
+/// Checks that an address or length is a multiple of the smallest page.
+#[inline]
+pub(crate) fn check_aligned<F: Format>(value: u64) -> Result<(), HwError> {
+    let align = format::page::<F>();
+    if value & (align - 1) == 0 { Ok(()) } else { Err(HwError::Misaligned { value, align }) }
 }

@@ -1,22 +1,29 @@
-//! The table itself: making, reading and taking down. [`map`](crate::map) and [`unmap`](crate::unmap) change it.
+//! The table itself: making, reading and taking down. [`map`](crate::map), [`unmap`](crate::unmap) and their neighbours
+//! change it.
 
-use crate::chain::Chain;
+use crate::claim::{Claim, Flush};
 use crate::format::{self, Format};
+use crate::retired::{Chain, Retired};
+use crate::sizes;
 use core::fmt;
 use core::marker::PhantomData;
-use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysAddr};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::{Gather, Geometry, HwError, PageSizes, Translation};
-use iommu_hal::mem::{ENTRIES, Frame};
+use iommu_hal::mem::Frame;
 use iommu_hal::{FrameRequest, Hal, WalkerMemory};
 
 /// What a table is to be, as the unit that will walk it demands.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Config<F: Format> {
-    /// Levels from the root down to the 4 KiB leaves, one of [`Format::LEVELS`].
+    /// Levels from the root down to the tables of the smallest pages, one of [`Format::LEVELS`]. Where hardware
+    /// [tells the root's level by the width](Format::ROOT_BY_WIDTH) of addresses, the one that goes with `input_bits`.
     pub levels: u8,
-    /// Leaf sizes that the unit takes. 4 KiB must be among them; sizes that the format lacks are left out.
+    /// Leaf sizes that the unit takes, those of contiguous groups among them. The smallest page of the format must be
+    /// there; sizes that the format lacks are left out.
     pub page_sizes: PageSizes,
-    /// I/O virtual addresses lie below 2^`input_bits`. More than the levels translate is cut to what they do.
+    /// I/O virtual addresses lie below 2^`input_bits`. More than the levels translate is cut to what they do. Where it
+    /// is more than one root table translates, the format concatenates up to 16 of them.
     pub input_bits: u8,
     /// Memory that is mapped lies below 2^`output_bits`. More than entries hold is cut to what they do.
     pub output_bits: u8,
@@ -24,25 +31,75 @@ pub struct Config<F: Format> {
     pub memory: WalkerMemory,
     /// The frames of the tables lie below 2^`address_bits`. More than entries hold is cut to what they do.
     pub address_bits: u8,
+    /// Leaves start clean, and the unit notes in them what is written through. Needs walkers that snoop. Where it is not
+    /// set, hardware that always updates entries finds them as it would make them; where that is up to the embedder
+    /// (SSADE on VT-d's second stage, HD on Arm), it stays off.
+    pub track_dirty: bool,
     /// What the format leaves open.
     pub options: F::Options,
 }
 
-/// A page table: the root frame and all that hangs below it.
+/// A page table: the root and all that hangs below it.
+///
+/// Whoever changes it holds a [`Claim`] on the addresses concerned. Reading needs none, but see [`PageTable::claim`].
 ///
 /// Dropping it gives every frame back, so it must not be dropped before hardware was cut off from it and has confirmed
 /// that; where it never did, [`PageTable::leak`] is the way.
 pub struct PageTable<H: Hal, F: Format> {
-    pub(crate) hal: H,
+    hal: H,
     root: PhysAddr,
+    root_request: FrameRequest,
+    root_entries: usize,
     levels: u8,
     geometry: Geometry,
-    pub(crate) request: FrameRequest,
+    /// The second-smallest size of leaves in bytes; `u64::MAX` where there is none.
+    pub(crate) second_size: u64,
+    request: FrameRequest,
     pub(crate) options: F::Options,
-    pub(crate) tables: usize,
-    /// Frames that unmaps took out and no flush has freed.
-    pub(crate) retired: Chain,
+    pub(crate) tracked: bool,
+    /// The walker snoops, and writes nothing that is to be kept: a plain store takes a leaf out.
+    pub(crate) plain: bool,
+    tables: AtomicUsize,
+    /// Flushes inside of operations that failed, and that none of everything has made up for since.
+    unconfirmed: AtomicUsize,
+    pub(crate) retired: Retired,
     format: PhantomData<F>,
+}
+
+/// A table and its level.
+pub(crate) type Place<'t, H> = (Frame<'t, H>, u8);
+
+/// Where a walk has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot<'t, H: Hal> {
+    pub(crate) table: Frame<'t, H>,
+    pub(crate) level: u8,
+    pub(crate) index: usize,
+    /// What the walk found there. Loaded once: above the level that was asked for a neighbour may put a table in at any
+    /// moment, and who looks again may find one where none was.
+    pub(crate) entry: u64,
+}
+
+/// The table that was worked on last: what comes next often stands in it too.
+pub(crate) struct Last<'t, H: Hal> {
+    pub(crate) table: Frame<'t, H>,
+    /// An address that it translates.
+    pub(crate) iova: Iova,
+    pub(crate) level: u8,
+}
+
+impl<H: Hal> Last<'_, H> {
+    /// Whether this is the table of `level` that translates `iova`.
+    #[inline]
+    pub(crate) fn holds<F: Format>(&self, iova: Iova, level: u8) -> bool {
+        let above = format::shift::<F>(level) + F::INDEX_BITS;
+        level == self.level && (iova.get() ^ self.iova.get()) >> above == 0
+    }
+}
+
+/// log2 of the 4 KiB frames that `bytes` take.
+fn order(bytes: u64) -> u8 {
+    bytes.div_ceil(4096).next_power_of_two().trailing_zeros() as u8
 }
 
 impl<H: Hal, F: Format> PageTable<H, F> {
@@ -50,105 +107,136 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     ///
     /// # Errors
     ///
-    /// [`HwError::Hardware`] where `config` demands what the format does not have: a number of levels, no 4 KiB pages,
-    /// no address bits above those of a page. [`HwError::OutOfMemory`].
+    /// [`HwError::Hardware`] where `config` demands what the format does not have: a number of levels, one that does not
+    /// go with the width, no smallest pages, no address bits above those of a page. [`HwError::Unsupported`] for dirty tracking by walkers that do not
+    /// snoop. [`HwError::OutOfMemory`].
     pub fn new(hal: H, config: Config<F>) -> Result<Self, HwError> {
-        if !F::LEVELS.contains(&config.levels) {
+        let Config { levels, .. } = config;
+        if !F::LEVELS.contains(&levels) {
             return Err(HwError::Hardware("a number of page-table levels that the format does not have"));
         }
-        if !config.page_sizes.contains(PAGE_SIZE) {
-            return Err(HwError::Hardware("page sizes without 4 KiB"));
+        if !config.page_sizes.contains(format::page::<F>()) {
+            return Err(HwError::Hardware("page sizes without the format's smallest"));
         }
-        let input_bits = config.input_bits.min(F::input_bits(config.levels));
+        if config.track_dirty && config.memory == WalkerMemory::NonCoherent {
+            return Err(HwError::Unsupported("dirty tracking by walkers that do not snoop"));
+        }
+        let input_bits = config.input_bits.min(F::input_bits(levels));
         let output_bits = config.output_bits.min(F::OUTPUT_BITS);
         let address_bits = config.address_bits.min(F::OUTPUT_BITS);
-        if u32::from(input_bits.min(output_bits).min(address_bits)) < format::PAGE_BITS {
+        if u32::from(input_bits.min(output_bits).min(address_bits)) < F::PAGE_BITS {
             return Err(HwError::Hardware("an address width below that of a page"));
         }
         let aperture = IovaRange::from_len(Iova::new(0), 1 << input_bits).unwrap_or(IovaRange::FULL);
-        let known = (0..=F::TOP_LEAF_LEVEL.min(config.levels - 1)).fold(0, |mask, level| mask | format::size(level));
-        let page_sizes = PageSizes::new(config.page_sizes.mask() & known);
-        let request = FrameRequest::single(address_bits, config.memory);
-        let root = hal.alloc_frames(request).ok_or(HwError::OutOfMemory)?;
+        let page_sizes = PageSizes::new(config.page_sizes.mask() & sizes::known::<F>(levels));
+        if F::ROOT_BY_WIDTH && u32::from(input_bits) <= format::shift::<F>(levels - 1) {
+            return Err(HwError::Hardware("more page-table levels than the address width asks for"));
+        }
+        let root_bits = u32::from(input_bits).saturating_sub(format::shift::<F>(levels - 1));
+        let single = FrameRequest::single(address_bits, config.memory);
+        let request = FrameRequest { order: order(8 << F::INDEX_BITS), ..single };
+        let root_request = FrameRequest { order: order(8 << root_bits), ..single };
+        let root = hal.alloc_frames(root_request).ok_or(HwError::OutOfMemory)?;
         Ok(Self {
             hal,
             root,
-            levels: config.levels,
+            root_request,
+            root_entries: root_request.len() / 8,
+            levels,
             geometry: Geometry { aperture, page_sizes, output_bits },
+            second_size: sizes::next_larger(page_sizes, F::PAGE_BITS).map_or(u64::MAX, |bits| 1 << bits),
             request,
             options: config.options,
-            tables: 1,
-            retired: Chain::default(),
+            tracked: config.track_dirty,
+            plain: config.memory == WalkerMemory::Coherent && !config.track_dirty,
+            tables: AtomicUsize::new(0),
+            unconfirmed: AtomicUsize::new(0),
+            retired: Retired::default(),
             format: PhantomData,
         })
     }
 
-    /// Physical address of the root frame, for the structure that points hardware at the table.
+    /// Physical address of the root, for the structure that points hardware at the table.
     pub fn root(&self) -> PhysAddr {
         self.root
     }
 
-    /// Levels from the root down to the 4 KiB leaves.
+    /// Levels from the root down to the tables of the smallest pages.
     pub fn levels(&self) -> u8 {
         self.levels
     }
 
     /// The addresses that the table takes and gives.
+    #[inline]
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Frames of 4 KiB that the table consists of, its root included; [retired](PageTable::retired) ones no longer
-    /// count.
+    /// Tables that hang in the tree, the root (however many are concatenated there) counted as one;
+    /// [retired](PageTable::retired) ones no longer count.
     pub fn tables(&self) -> usize {
-        self.tables
+        self.tables.load(Ordering::Relaxed) + 1
     }
 
-    /// Frames of 4 KiB that unmaps took out and that wait for the flush of their gather.
+    /// Bytes of memory that the tables take, retired ones included.
+    pub fn bytes(&self) -> usize {
+        let below_root = self.tables.load(Ordering::Relaxed) + self.retired();
+        self.root_request.len() + below_root * self.request.len()
+    }
+
+    /// Tables that were taken out and that wait for the flush of their gather.
     pub fn retired(&self) -> usize {
-        self.retired.count
+        self.retired.count()
+    }
+
+    /// The right to change all of it.
+    #[inline]
+    pub fn exclusive(&mut self) -> Claim<'_, H, F> {
+        Claim::new(self, self.geometry.aperture)
+    }
+
+    /// The right to change what of `range` lies in the aperture, while others change other ranges. `None` where that is
+    /// nothing.
+    ///
+    /// # Safety
+    ///
+    /// While the claim exists no other one overlaps its range, and nobody reads addresses in the range (translates them,
+    /// iterates over them, or asks for their dirty state) but through the claim.
+    #[inline]
+    pub unsafe fn claim(&self, range: IovaRange) -> Option<Claim<'_, H, F>> {
+        let last = range.last().min(self.geometry.aperture.last());
+        Some(Claim::new(self, IovaRange::new(range.start(), last)?))
     }
 
     /// Where the table sends `iova`, if anywhere.
+    #[inline]
     pub fn translate(&self, iova: Iova) -> Option<Translation> {
         if !self.geometry.aperture.contains(iova) {
             return None;
         }
-        let mut phys = self.root;
-        for level in (0..self.levels).rev() {
-            let entry = self.frame(phys).load(format::index(iova.get(), level));
-            if !F::is_present(entry) {
-                return None;
-            }
-            phys = F::address(entry, level);
-            if F::is_leaf(entry, level) {
-                let page_size = format::size(level);
-                let phys = phys.wrapping_add(iova.get() & (page_size - 1));
-                return Some(Translation { phys, prot: F::prot(entry), page_size });
-            }
+        let Spot { level, entry, .. } = self.walk(iova, 0);
+        if !format::is_present::<F>(entry) {
+            return None;
         }
-        None
+        let page_size = 1 << format::leaf_bits::<F>(entry, level);
+        let inside = iova.get() & (format::size::<F>(level) - 1);
+        let phys = F::leaf_address(entry, level).wrapping_add(inside);
+        Some(Translation { phys, prot: F::prot(entry), page_size })
     }
 
-    /// Gives back the frames of the tables that the unmaps in `gather` took out of this table.
+    /// Gives back the frames of the tables that operations with `gather` took out of this table. Looks at every frame
+    /// that waits, whichever gather it waits for, and waits for another CPU that does the same: not for an interrupt
+    /// handler that may have come in between.
     ///
     /// # Safety
     ///
     /// Hardware has confirmed the invalidation of all that the gather holds.
-    pub unsafe fn free_gathered(&mut self, gather: &mut Gather) {
-        let ticket = gather.ticket();
-        let mut left = core::mem::take(&mut self.retired);
-        while let Some(head) = left.head {
-            let frame = self.frame(head);
-            let held = left.pop(&frame);
-            if held == ticket {
-                self.free_frame(head);
-            } else {
-                // Another gather's: back, with the order of the chain reversed.
-                let mut kept = self.retired;
-                kept.push(&frame, held);
-                self.retired = kept;
-            }
+    pub unsafe fn free_gathered(&self, gather: &mut Gather) {
+        if self.retired() != 0 {
+            let view = |phys| self.frame(phys);
+            // SAFETY: nothing leads to a retired frame, and the caller promises that hardware has forgotten it.
+            let free = |phys| unsafe { self.free_frame(phys) };
+            self.retired.take(&self.hal, gather.ticket(), view, free);
         }
     }
 
@@ -157,58 +245,173 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         core::mem::forget(self);
     }
 
+    /// Whether the walker snoops.
+    #[inline]
+    pub(crate) fn is_coherent(&self) -> bool {
+        self.request.memory == WalkerMemory::Coherent
+    }
+
     /// Level of the root.
+    #[inline]
     pub(crate) fn top(&self) -> u8 {
         self.levels - 1
     }
 
-    /// Whether leaves of `level` may be made.
-    pub(crate) fn has_leaves(&self, level: u8) -> bool {
-        self.geometry.page_sizes.contains(format::size(level))
+    /// Index of the entry of `table`, which is of `level`, that translates `iova`, inside of the aperture.
+    #[inline]
+    pub(crate) fn index(&self, table: &Frame<'_, H>, iova: Iova, level: u8) -> usize {
+        (iova.get() >> format::shift::<F>(level)) as usize & (table.entries() - 1)
     }
 
-    /// The view of a frame of this table.
+    /// The view of the root.
+    #[inline]
+    pub(crate) fn root_frame(&self) -> Frame<'_, H> {
+        // SAFETY: as for `frame`; the request was for as many bytes.
+        unsafe { Frame::with_entries(&self.hal, self.root, self.root_entries, self.root_request.memory) }
+    }
+
+    /// The view of a table below the root.
+    #[inline]
     pub(crate) fn frame(&self, phys: PhysAddr) -> Frame<'_, H> {
-        // SAFETY: `phys` is the root, or was read out of an entry that leads to a table or out of a chain. All of these
-        // were written by this table only, with frames that it allocated with this request and has not freed: entries
-        // that lead to a table are cleared when it is put on a chain, and a chain is followed once. Nothing else makes
-        // a reference to them.
-        unsafe { Frame::new(&self.hal, phys, self.request.memory) }
+        // SAFETY: `phys` was read out of an entry that leads to a table or out of a chain. These were written by this
+        // table only, with frames that it allocated with this request. They are freed once nothing leads to them and
+        // whoever had the claim on all that they translate is done. Nothing else makes a reference to them.
+        unsafe { Frame::with_entries(&self.hal, phys, 1 << F::INDEX_BITS, self.request.memory) }
+    }
+
+    /// Goes down to the table that translates `iova` and is of `level`, or ends above it, where an entry leads to no
+    /// table.
+    #[inline(always)]
+    pub(crate) fn walk(&self, iova: Iova, level: u8) -> Spot<'_, H> {
+        // Unrolled for the depth that most tables have: shifts by constants, and no counting.
+        if self.levels == 4 { self.walk_from(3, iova, level) } else { self.walk_from(self.top(), iova, level) }
+    }
+
+    #[inline(always)]
+    fn walk_from(&self, top: u8, iova: Iova, level: u8) -> Spot<'_, H> {
+        let mut table = self.root_frame();
+        let mut at = top;
+        loop {
+            let index = self.index(&table, iova, at);
+            let entry = table.follow(index);
+            if at <= level || !format::is_link::<F>(entry, at) {
+                return Spot { table, level: at, index, entry };
+            }
+            table = self.frame(F::table_address(entry));
+            at -= 1;
+        }
+    }
+
+    /// The entry for `iova` in a table that holds it.
+    #[inline]
+    pub(crate) fn spot<'t>(&self, last: &Last<'t, H>, iova: Iova) -> Spot<'t, H> {
+        let &Last { table, level, .. } = last;
+        let index = self.index(&table, iova, level);
+        Spot { table, level, index, entry: table.follow(index) }
+    }
+
+    /// Allocates `count` tables as a chain, or none at all.
+    pub(crate) fn alloc_chain(&self, count: usize) -> Result<Chain, HwError> {
+        let mut spare = Chain::default();
+        for _ in 0..count {
+            let Some(phys) = self.hal.alloc_frames(self.request) else {
+                self.free_chain(spare);
+                return Err(HwError::OutOfMemory);
+            };
+            spare.push(&self.frame(phys));
+        }
+        Ok(spare)
     }
 
     /// Frees every frame of a chain that hardware cannot reach.
     pub(crate) fn free_chain(&self, mut frames: Chain) {
-        while let Some(head) = frames.head {
+        while let Some(head) = frames.head() {
             frames.pop(&self.frame(head));
-            self.free_frame(head);
+            // SAFETY: whoever has the chain knows that hardware never reached the frames, or has forgotten them.
+            unsafe { self.free_frame(head) };
         }
     }
 
-    /// Frees one frame of this table, which nothing leads to any more and hardware cannot reach.
-    fn free_frame(&self, phys: PhysAddr) {
-        // SAFETY: the frame came from this `hal` with this request, see `frame`. It was never shown to hardware, or its
-        // owner has promised (`free_gathered`, or by dropping the table) that hardware is cut off from it.
+    /// Has `unit` flush in the middle of an operation. Where that fails, hardware may go on with anything that the table
+    /// ever was since it was last confirmed, and what later operations see in it is not enough to tell what to invalidate.
+    pub(crate) fn confirm(&self, unit: &mut dyn Flush, gather: &Gather) -> Result<(), HwError> {
+        unit.flush(gather).inspect_err(|_| {
+            self.unconfirmed.fetch_add(1, Ordering::Release);
+        })
+    }
+
+    /// Whether hardware has confirmed every flush inside of an operation.
+    #[inline]
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.unconfirmed.load(Ordering::Relaxed) == 0
+    }
+
+    /// Has what a caller will flush make up for flushes that failed before.
+    pub(crate) fn note_unconfirmed(&self, gather: &mut Gather) {
+        if !self.is_confirmed() {
+            gather.add_everything();
+        }
+    }
+
+    /// Makes up for flushes that failed before, by one of everything.
+    pub(crate) fn make_up(&self, unit: &mut dyn Flush) -> Result<(), HwError> {
+        let failed = self.unconfirmed.load(Ordering::Acquire);
+        if failed == 0 {
+            return Ok(());
+        }
+        let mut everything = Gather::new();
+        everything.add_everything();
+        self.confirm(unit, &everything)?;
+        // Unless another one has failed meanwhile.
+        let _ = self.unconfirmed.compare_exchange(failed, 0, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes that a table was put in.
+    pub(crate) fn count_in(&self) {
+        self.tables.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts a table that nothing leads to any more with those that wait for a flush.
+    pub(crate) fn retire(&self, table: &Frame<'_, H>, ticket: u64) {
+        self.tables.fetch_sub(1, Ordering::Relaxed);
+        self.retired.push(table, ticket);
+    }
+
+    /// Frees one table below the root.
+    ///
+    /// # Safety
+    ///
+    /// Nothing leads to it any more, nobody has a view of it, and hardware cannot reach it.
+    unsafe fn free_frame(&self, phys: PhysAddr) {
+        // SAFETY: the frame came from this `hal` with this request, see `frame`; the rest is the caller's promise.
         unsafe { self.hal.free_frames(phys, self.request) };
     }
 
-    /// Frees the table in the frame `phys` and all below it; as deep as `level`.
-    fn free_tree(&self, phys: PhysAddr, level: u8) {
-        if level != 0 {
-            let frame = self.frame(phys);
-            for entry in (0..ENTRIES).map(|index| frame.load(index)) {
-                if F::is_present(entry) && !F::is_leaf(entry, level) {
-                    self.free_tree(F::address(entry, level), level - 1);
-                }
+    /// Frees all that hangs below a table of `level`, as deep as `level`.
+    fn free_below(&self, table: &Frame<'_, H>, level: u8) {
+        if level == 0 {
+            return;
+        }
+        for entry in (0..table.entries()).map(|index| table.load(index)) {
+            if format::is_link::<F>(entry, level) {
+                let below = F::table_address(entry);
+                self.free_below(&self.frame(below), level - 1);
+                // SAFETY: the table is being dropped, which its owner does once hardware is cut off.
+                unsafe { self.free_frame(below) };
             }
         }
-        self.free_frame(phys);
     }
 }
 
 impl<H: Hal, F: Format> Drop for PageTable<H, F> {
     fn drop(&mut self) {
-        self.free_chain(self.retired);
-        self.free_tree(self.root, self.top());
+        let retired = self.retired.take_all();
+        self.free_chain(retired);
+        self.free_below(&self.root_frame(), self.top());
+        // SAFETY: the root came from this `hal` with this request, and the table's owner drops it once hardware is cut
+        // off.
+        unsafe { self.hal.free_frames(self.root, self.root_request) };
     }
 }
 
@@ -218,7 +421,7 @@ impl<H: Hal, F: Format> fmt::Debug for PageTable<H, F> {
             .field("root", &self.root)
             .field("levels", &self.levels)
             .field("geometry", &self.geometry)
-            .field("tables", &self.tables)
+            .field("tables", &self.tables())
             .finish_non_exhaustive()
     }
 }

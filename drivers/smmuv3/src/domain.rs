@@ -12,7 +12,8 @@ use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
 use iommu_hal::Hal;
 use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config as TableConfig, Format, PageTable, Stage1Options};
+use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config as TableConfig, Flush, Format, PageTable};
+use iommu_pgtable::{Stage1Options, Stage2Options};
 use spin::Mutex;
 
 /// Tables of either stage.
@@ -98,7 +99,7 @@ fn first_stage<H: Hal + Clone, R: Registers>(
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
     let shape = caps.first_stage()?;
-    let options = Stage1Options { attribute_index: 0 };
+    let options = Stage1Options::default();
     let table = PageTable::new(unit.hal.clone(), config::<_, _, Armv8Stage1>(unit, shape, options))?;
     let context = Frames::alloc(unit.hal.clone(), unit.frame_request()).ok_or(HwError::OutOfMemory)?;
     let descriptor = ContextDescriptor {
@@ -126,7 +127,7 @@ fn second_stage<H: Hal + Clone, R: Registers>(
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
     let shape = caps.second_stage()?;
-    let table = PageTable::new(unit.hal.clone(), config::<_, _, Armv8Stage2>(unit, shape, ()))?;
+    let table = PageTable::new(unit.hal.clone(), config::<_, _, Armv8Stage2>(unit, shape, Stage2Options::default()))?;
     let entry = StreamEntry::Stage2(Stage2Entry {
         vmid,
         root: table.root(),
@@ -151,7 +152,23 @@ fn config<H: Hal + Clone, R: Registers, F: Format>(
         output_bits: unit.host_bits,
         memory: unit.caps.memory(),
         address_bits: unit.host_bits,
+        track_dirty: false,
         options,
+    }
+}
+
+/// Has hardware confirm what a change of the tables took out, before the change goes on.
+struct Confirm<'u, H: Hal + Clone, R: Registers> {
+    unit: &'u Shared<H, R>,
+    tag: Tag,
+}
+
+// SAFETY: the commands are planned from all that the gather holds, and it returns once the CMD_SYNC behind them has
+// completed.
+#[allow(unsafe_code, reason = "the promise on which table frames are freed")]
+unsafe impl<H: Hal + Clone, R: Registers> Flush for Confirm<'_, H, R> {
+    fn flush(&mut self, gather: &Gather) -> Result<(), HwError> {
+        self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })
     }
 }
 
@@ -161,13 +178,14 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
-        self.with_tables(|tables| either!(tables, table => table.map(iova, extents, prot)))?;
+        let mut unit = Confirm { unit: &self.unit, tag: self.tag() };
+        self.with_tables(|tables| either!(tables, table => table.exclusive().map(iova, extents, prot, &mut unit)))?;
         self.unit.invalidate(&Change::Mapped)
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
-        self.with_tables(|tables| either!(tables, table => table.unmap(range, gather)))
+        self.with_tables(|tables| either!(tables, table => table.exclusive().unmap(range, gather, &mut |_| ())))
     }
 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {

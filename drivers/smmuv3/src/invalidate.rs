@@ -7,8 +7,8 @@
 
 use crate::capabilities::Capabilities;
 use crate::spec::command::{Command, MOST_NUM, MOST_SCALE, Pages, Range};
-use iommu_core::addr::{IovaRange, PAGE_SIZE};
-use iommu_core::hw::Gather;
+use iommu_core::addr::PAGE_SIZE;
+use iommu_core::hw::{Gather, Touched};
 
 /// How cached translations of a stream are tagged, which decides the command that removes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,7 +139,7 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>) -> Plan {
         Change::Mapped => {}
         Change::Unmapped { tag, gather } => {
             let exact =
-                !gather.everything() && gather.ranges().all(|range| push_range(&mut plan, caps, tag, range, gather));
+                !gather.everything() && gather.touched().all(|touched| push_range(&mut plan, caps, tag, touched));
             if !exact {
                 plan = Plan::EMPTY;
                 plan.push_all_of(tag);
@@ -151,8 +151,9 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>) -> Plan {
 }
 
 /// Adds what drops one range of a gather under a tag; `false` where the plan has no room for it.
-fn push_range(plan: &mut Plan, caps: &Capabilities, tag: Tag, range: IovaRange, gather: &Gather) -> bool {
-    let leaves_only = !gather.tables_changed();
+fn push_range(plan: &mut Plan, caps: &Capabilities, tag: Tag, touched: Touched) -> bool {
+    let Touched { range, leaves, tables } = touched;
+    let leaves_only = tables.is_empty();
     let mut push = |address, range| {
         let pages = Pages { address, leaves_only, range };
         match tag {
@@ -161,15 +162,15 @@ fn push_range(plan: &mut Plan, caps: &Capabilities, tag: Tag, range: IovaRange, 
             Tag::Bypass => true,
         }
     };
-    let leaf_level = lowest_level(gather);
+    let lowest = lowest_level(touched);
     if !caps.range_invalidation() {
-        // One command a leaf: it drops whatever maps the address. Where sizes are mixed, as if all were the smallest.
-        let step = 1 << (12 + 9 * leaf_level);
+        // One command an entry: it drops whatever maps the address. Where sizes are mixed, as if all were the smallest.
+        let step = 1 << (12 + 9 * lowest);
         return (range.start().get()..=range.last().get()).step_by(step).all(|address| push(address, None));
     }
     // TTL names the level where all leaves have the same and nothing else has changed.
-    let same = leaves_only && gather.levels().mask().is_power_of_two();
-    let level = if same { 3 - leaf_level } else { 0 };
+    let same = leaves_only && leaves.mask().is_power_of_two();
+    let level = if same { 3 - lowest } else { 0 };
     let mut address = range.start().get();
     let mut left = (range.last().get() - address) / PAGE_SIZE + 1;
     while left != 0 {
@@ -190,9 +191,11 @@ fn push_range(plan: &mut Plan, caps: &Capabilities, tag: Tag, range: IovaRange, 
     true
 }
 
-/// The lowest level of the leaves that are gone, 0 being 4 KiB; 0 where that is not known.
-fn lowest_level(gather: &Gather) -> u8 {
-    (0..3).find(|level| gather.levels().contains(*level)).unwrap_or(0)
+/// The lowest level whose entries have changed, 0 being those that map 4 KiB: of the leaves, or of what led to the
+/// tables; 0 where that is not known.
+fn lowest_level(touched: Touched) -> u8 {
+    let changed = |level: &u8| touched.leaves.contains(*level) || *level != 0 && touched.tables.contains(*level - 1);
+    (0..4).find(changed).unwrap_or(0)
 }
 
 #[cfg(test)]

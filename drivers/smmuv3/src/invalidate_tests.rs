@@ -3,7 +3,7 @@
 use super::*;
 use alloc::vec;
 use alloc::vec::Vec;
-use iommu_core::addr::Iova;
+use iommu_core::addr::{Iova, IovaRange};
 
 /// A command's two words.
 type Words = (u64, u64);
@@ -129,11 +129,11 @@ fn mixed_levels_and_tables_are_not_named() {
     assert_eq!(unmapped(1, FIRST, &mixed), expected);
     // A table went: neither a level nor Leaf.
     let mut tables = gather(&[(M2, M2)], 0);
-    tables.add_table(range(M2, M2));
+    tables.add_table(range(M2, M2), 0);
     assert_eq!(unmapped(1, SECOND, &tables), [(TLBI_S2_IPA | scale(9), M2 | TG)]);
     // A lone page without a level is not a range.
     let mut lone = gather(&[(M2, 33 * K4)], 0);
-    lone.add_table(range(M2, K4));
+    lone.add_table(range(M2, K4), 0);
     let expected = [(TLBI_S2_IPA, M2), (TLBI_S2_IPA | scale(5), (M2 + K4) | TG)];
     assert_eq!(unmapped(1, SECOND, &lone), expected);
 }
@@ -145,8 +145,12 @@ fn without_ranges_each_leaf_has_a_command() {
     let large: Vec<Words> = (0..3).map(|leaf| (TLBI_S2_IPA, M2 + leaf * M2 + LEAF)).collect();
     assert_eq!(unmapped(0, SECOND, &gather(&[(M2, 3 * M2)], 1)), large);
     let mut tables = gather(&[(0, 2 * G1)], 2);
-    tables.add_table(range(0, 2 * G1));
+    tables.add_table(range(0, 2 * G1), 1);
     assert_eq!(unmapped(0, SECOND, &tables), [(TLBI_S2_IPA, 0), (TLBI_S2_IPA, G1)]);
+    // A table that held no leaf: one command where it hung.
+    let mut empty = Gather::new();
+    empty.add_table(range(M2, 2 * M2), 0);
+    assert_eq!(unmapped(0, FIRST, &empty), [(TLBI_NH_VA, M2), (TLBI_NH_VA, 2 * M2)]);
     // Mixed: as if all were small. One page more than fits is everything.
     let most = gather(&[(0, 64 * K4)], 0);
     assert_eq!(unmapped(0, FIRST, &most).len(), 64);
@@ -184,7 +188,7 @@ fn ranges_are_covered_exactly() {
             let start = if pages < 1 << 35 { 0x7_7777_7000 } else { 0 };
             let mut gather = gather(&[(start, pages * K4)], 0);
             if tables {
-                gather.add_table(range(start, pages * K4));
+                gather.add_table(range(start, pages * K4), 0);
             }
             let commands = unmapped(1, FIRST, &gather);
             assert!(commands.len() <= 8, "{pages:#x} pages took {} commands", commands.len());

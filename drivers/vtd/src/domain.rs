@@ -9,7 +9,8 @@ use iommu_core::error;
 use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::{Config as TableConfig, PageTable, SecondStageOptions, VtdFirstStage, VtdSecondStage};
+use iommu_pgtable::{Config as TableConfig, FirstStageOptions, Flush, PageTable, SecondStageOptions};
+use iommu_pgtable::{VtdFirstStage, VtdSecondStage};
 use spin::Mutex;
 
 /// Writes to this range are interrupts and never translated as memory (section 3.14); nothing may lead there either.
@@ -75,7 +76,8 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
                     output_bits: unit.host_bits,
                     memory: caps.paging_memory(),
                     address_bits: unit.host_bits,
-                    options: (),
+                    track_dirty: false,
+                    options: FirstStageOptions::default(),
                 };
                 let tables = PageTable::new(unit.hal.clone(), config)?;
                 (StageTables::First(tables), Tag::DomainAndPasid(id), caps.idle_width())
@@ -89,6 +91,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
                     output_bits: unit.host_bits,
                     memory: caps.paging_memory(),
                     address_bits: unit.host_bits,
+                    track_dirty: false,
                     options: SecondStageOptions::default(),
                 };
                 let tables = PageTable::new(unit.hal.clone(), config)?;
@@ -146,6 +149,21 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     }
 }
 
+/// Has hardware confirm what a change of the tables took out, before the change goes on.
+struct Confirm<'u, H: Hal + Clone, R: Registers> {
+    unit: &'u Shared<H, R>,
+    tag: Tag,
+}
+
+// SAFETY: the invalidation is planned from all that the gather holds, and returns once the unit's wait descriptor
+// behind it has completed.
+#[allow(unsafe_code, reason = "the promise on which table frames are freed")]
+unsafe impl<H: Hal + Clone, R: Registers> Flush for Confirm<'_, H, R> {
+    fn flush(&mut self, gather: &Gather) -> Result<(), HwError> {
+        self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })
+    }
+}
+
 impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, R> {
     fn geometry(&self) -> Geometry {
         self.geometry
@@ -157,9 +175,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
         check_interrupt_range(iova, extents)?;
-        self.with_tables(|tables| either!(tables, table => table.map(iova, extents, prot)))?;
+        let mut unit = Confirm { unit: &self.unit, tag: self.tag };
+        self.with_tables(|tables| either!(tables, table => table.exclusive().map(iova, extents, prot, &mut unit)))?;
         match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
-            // Not under the lock of the tables: others map and unmap while hardware works.
+            // Not under the lock of the tables, unlike the flush in the middle of a map that needs one: others map and
+            // unmap while hardware works.
             Some(range) => self.unit.invalidate(&Change::Mapped { tag: self.tag, range }),
             None => Ok(()),
         }
@@ -167,7 +187,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
-        self.with_tables(|tables| either!(tables, table => table.unmap(range, gather)))
+        self.with_tables(|tables| either!(tables, table => table.exclusive().unmap(range, gather, &mut |_| ())))
     }
 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {

@@ -6,7 +6,7 @@
 use crate::capabilities::Capabilities;
 use crate::spec::descriptor::{Descriptor, Drain, Pages};
 use iommu_core::addr::IovaRange;
-use iommu_core::hw::Gather;
+use iommu_core::hw::{Gather, Touched};
 
 /// PASID of requests without one: entry 0 whether the unit honours RID_PASID (it is programmed to 0) or not.
 pub const RID_PASID: u32 = 0;
@@ -159,9 +159,11 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>) -> Plan {
             plan.write_buffer_flush = caps.needs_write_buffer_flush();
         }
         Change::Unmapped { tag, gather } => {
-            let leaves_only = !gather.tables_changed();
-            let mut add = |range| of_range(caps, tag, range, leaves_only, drain).is_some_and(|pages| plan.push(pages));
-            let exact = !gather.everything() && gather.ranges().all(&mut add);
+            let mut add = |touched: Touched| {
+                let leaves_only = touched.tables.is_empty();
+                of_range(caps, tag, touched.range, leaves_only, drain).is_some_and(|pages| plan.push(pages))
+            };
+            let exact = !gather.everything() && gather.touched().all(&mut add);
             if !exact {
                 plan = Plan::EMPTY;
                 plan.push(all_of(tag, drain));

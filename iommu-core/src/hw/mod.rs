@@ -19,7 +19,7 @@ mod stream;
 
 pub use error::{Capability, HwError, Wait};
 pub use fault::{AccessKind, Fault, FaultKind, FaultReport};
-pub use gather::{Gather, LevelSet};
+pub use gather::{Gather, LevelSet, Touched};
 pub use stream::{Pasid, RequesterId, Stream, StreamId};
 
 use crate::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
@@ -219,13 +219,15 @@ pub trait Domain: Any + Send + Sync {
 
     /// Maps `extents`, one after the other, from `iova` on. An empty slice maps nothing and is no error.
     ///
-    /// Once this returns `Ok` the mapping can be used by every attached stream.
+    /// Once this returns `Ok` the mapping can be used by every attached stream. Addresses that were unmapped before are
+    /// mapped again only once the [flush](Domain::flush) of that was confirmed.
     ///
     /// # Errors
     ///
     /// [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::OutputTooWide`], [`HwError::Reserved`],
     /// [`HwError::AlreadyMapped`], [`HwError::Protection`], [`HwError::OutOfMemory`]: nothing has changed.
-    /// [`HwError::TimedOut`], [`HwError::Queue`]: the mapping stands, and counts as reachable until it is unmapped.
+    /// [`HwError::TimedOut`], [`HwError::Queue`]: the mapping may stand, and counts as reachable until an unmap of it is
+    /// confirmed, or finds [nothing there](HwError::NotMapped) and everything was invalidated.
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError>;
 
     /// Takes `range` out of the tables and notes in `gather` what must be invalidated. Until [`Domain::flush`] of that
