@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Provides what a fresh machine lacks, all under the workspace's target/: the bare targets' standard library and
-# QEMU. Sourced by qemu-run.sh. Needs no root and changes nothing outside target/, except that
+# Provides what a fresh machine lacks, all under the workspace's target/: the bare targets' standard library, QEMU, and
+# valgrind. Sourced by qemu-run.sh. Needs no root and changes nothing outside target/, except that
 # `rustup target add` is used where rustup may download. Everything it has to say goes to stderr.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -232,6 +232,39 @@ unpack_qemu() {
     mv "$work" "$folder"
 }
 
+# ---- valgrind ---------------------------------------------------------------------------------------------------
+
+# Provides callgrind, which a test counts instructions with, unless this machine has it: Debian's package in
+# target/valgrind. Only the package itself: the tool is linked statically, and starting it by the starter written here
+# takes the place of its launcher, so that the age of this machine's libraries does not matter.
+setup_valgrind() {
+    local folder=$root/target/valgrind work=$root/target/valgrind.tmp hint='install valgrind' deb architecture
+    if [ -e "$folder/complete" ] || valgrind --tool=callgrind --version >/dev/null 2>&1; then return 0; fi
+    prepare_apt "$hint"
+    say "unpacking valgrind from Debian's $VALGRIND_SUITE (about 15 MB)"
+    rm -rf "$work"
+    mkdir -p "$work"
+    (cd "$work" && quietly private_apt download "valgrind/$VALGRIND_SUITE") ||
+        die "valgrind cannot be fetched from Debian's $VALGRIND_SUITE (see $log): $hint"
+    deb=$(echo "$work"/valgrind_*.deb)
+    dpkg-deb -x "$deb" "$work" || die "$deb does not unpack; is the disk full?"
+    architecture=$(dpkg-deb -f "$deb" Architecture)
+    rm "$deb"
+    cat >"$work/valgrind" <<-EOF
+		#!/usr/bin/env bash
+		# Written by tools/setup.sh: starts the callgrind that was unpacked here. For no other tool.
+		here=\$(cd "\$(dirname "\${BASH_SOURCE[0]}")" && pwd)
+		export VALGRIND_LIB=\$here/usr/libexec/valgrind VALGRIND_LAUNCHER=\$here/valgrind
+		exec "\$VALGRIND_LIB/callgrind-$architecture-linux" "\$@"
+	EOF
+    chmod +x "$work/valgrind"
+    "$work/valgrind" --tool=callgrind --callgrind-out-file=/dev/null /bin/true >"$log" 2>&1 ||
+        die "the valgrind that was unpacked does not run here (see $log): $hint"
+    : >"$work/complete"
+    rm -rf "$folder"
+    mv "$work" "$folder"
+}
+
 # ---- all of it -------------------------------------------------------------------------------------------------
 
 # Provides everything for architecture $1 with the QEMU that $2 asks for; sets `qemu`. One setup at a time.
@@ -241,5 +274,7 @@ setup_all() {
     flock 8
     setup_targets
     setup_qemu "$1" "$2"
+    # Only a test needs it: boots go without.
+    if [ "${action-}" = setup ]; then setup_valgrind; fi
     exec 8>&-
 }

@@ -13,6 +13,9 @@ RUST_SRC_SUITE=trixie-backports
 QEMU_10_SUITE=trixie
 QEMU_11_SUITE=trixie-backports
 
+# The Debian suite that holds the valgrind that is unpacked where the machine has none.
+VALGRIND_SUITE=trixie
+
 # The oldest QEMU that is taken from PATH, and the one that is unpacked if PATH has none.
 QEMU_OLDEST=10
 QEMU_DEFAULT=11
