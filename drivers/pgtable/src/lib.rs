@@ -30,6 +30,7 @@
 //! | number of levels | fixed when the table is made |
 //! | unmap | every page of the range mapped, no end inside a leaf: cut first |
 //! | tables emptied piece by piece | kept until an unmap covers all that they translate, a large leaf takes their place, or the drop |
+//! | tables without a leaf that a map took out, where hardware did not confirm it | their frames are kept until the drop |
 //! | dirty tracking | for a table's whole life, with walkers that snoop; what the unit can do is for the driver to know |
 //! | where it was run on hardware's terms | QEMU walks VT-d's 3 and 4 levels and Armv8's 4 KiB granule; the rest is tested against a decoder written from the specifications |
 //!

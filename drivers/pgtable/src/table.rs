@@ -60,8 +60,10 @@ pub struct PageTable<H: Hal, F: Format> {
     /// The walker snoops, and writes nothing that is to be kept: a plain store takes a leaf out.
     pub(crate) plain: bool,
     tables: AtomicUsize,
-    /// Flushes inside of operations that failed, and that none of everything has made up for since.
-    unconfirmed: AtomicUsize,
+    /// Flushes inside of operations that failed so far.
+    failed: AtomicUsize,
+    /// So many of them, the first ones, were made up for by a flush of everything. Neither ever falls.
+    made_up: AtomicUsize,
     pub(crate) retired: Retired,
     format: PhantomData<F>,
 }
@@ -150,7 +152,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             tracked: config.track_dirty,
             plain: config.memory == WalkerMemory::Coherent && !config.track_dirty,
             tables: AtomicUsize::new(0),
-            unconfirmed: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            made_up: AtomicUsize::new(0),
             retired: Retired::default(),
             format: PhantomData,
         })
@@ -336,14 +339,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// ever was since it was last confirmed, and what later operations see in it is not enough to tell what to invalidate.
     pub(crate) fn confirm(&self, unit: &mut dyn Flush, gather: &Gather) -> Result<(), HwError> {
         unit.flush(gather).inspect_err(|_| {
-            self.unconfirmed.fetch_add(1, Ordering::Release);
+            self.failed.fetch_add(1, Ordering::Release);
         })
     }
 
     /// Whether hardware has confirmed every flush inside of an operation.
     #[inline]
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.unconfirmed.load(Ordering::Relaxed) == 0
+        self.failed.load(Ordering::Relaxed) == self.made_up.load(Ordering::Relaxed)
     }
 
     /// Has what a caller will flush make up for flushes that failed before.
@@ -355,15 +358,15 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 
     /// Makes up for flushes that failed before, by one of everything.
     pub(crate) fn make_up(&self, unit: &mut dyn Flush) -> Result<(), HwError> {
-        let failed = self.unconfirmed.load(Ordering::Acquire);
-        if failed == 0 {
+        let failed = self.failed.load(Ordering::Acquire);
+        if failed == self.made_up.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut everything = Gather::new();
         everything.add_everything();
         self.confirm(unit, &everything)?;
-        // Unless another one has failed meanwhile.
-        let _ = self.unconfirmed.compare_exchange(failed, 0, Ordering::AcqRel, Ordering::Relaxed);
+        // Not for those that have failed since.
+        self.made_up.fetch_max(failed, Ordering::AcqRel);
         Ok(())
     }
 

@@ -5,10 +5,10 @@ mod common;
 
 use common::unit::{Flushed, Unit};
 use common::{iova, memory, range, run};
-use iommu_core::hw::{Gather, PageSizes, Prot, Transition};
+use iommu_core::hw::{Gather, HwError, PageSizes, Prot, Transition};
 use iommu_hal::WalkerMemory;
 use iommu_models::memory::TestMemory;
-use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config, PageTable, Stage1Options, Stage2Options};
+use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config, Flush, PageTable, Stage1Options, Stage2Options};
 
 const K4: u64 = 0x1000;
 const M2: u64 = 0x20_0000;
@@ -166,4 +166,43 @@ fn nothing_is_mapped_of_nothing_whatever_else_is_wrong() {
         assert_eq!(table.exclusive().map(iova(at), &[], prot, &mut unit), Ok(()));
     }
     assert_eq!(unit.flushes, 0);
+}
+
+/// One operation fails while another makes up for an earlier failure: only the earlier one is made up for.
+#[test]
+fn a_failure_in_the_middle_of_making_up_is_not_forgotten() {
+    struct Nested<'t, 'm>(&'t PageTable<&'m TestMemory, Armv8Stage1>, usize);
+    // SAFETY: there is no hardware.
+    unsafe impl Flush for Nested<'_, '_> {
+        fn flush(&mut self, _: &Gather) -> Result<(), HwError> {
+            self.1 += 1;
+            if self.1 == 1 {
+                // A neighbour: fails, makes up for both failures, and fails again.
+                let mut unit = Unit { fails: Some(0), ..Unit::default() };
+                // SAFETY: nobody else has a claim on these addresses.
+                let mut claim = unsafe { self.0.claim(range(8 * M2, M2)) }.unwrap();
+                assert_eq!(claim.protect(range(8 * M2, K4), Prot::READ, &mut unit), Err(Unit::ERROR));
+                assert_eq!(claim.protect(range(8 * M2, K4), Prot::READ_WRITE, &mut unit), Ok(Transition::Hitless));
+                unit.fails = Some(unit.flushes);
+                assert_eq!(claim.protect(range(8 * M2, K4), Prot::READ, &mut unit), Err(Unit::ERROR));
+            }
+            Ok(())
+        }
+    }
+    let memory = memory();
+    let table = live(&memory);
+    // SAFETY: the neighbour's range is another one.
+    let mut claim = unsafe { table.claim(range(0, 8 * M2)) }.unwrap();
+    let mut unit = Unit::failing(0);
+    claim.map(iova(M2), &[run(M2, K4)], Prot::READ_WRITE, &mut unit).unwrap();
+    {
+        // SAFETY: as above.
+        let mut neighbour = unsafe { table.claim(range(8 * M2, M2)) }.unwrap();
+        neighbour.map(iova(8 * M2), &[run(8 * M2, K4)], Prot::READ_WRITE, &mut unit).unwrap();
+    }
+    assert_eq!(claim.protect(range(M2, K4), Prot::READ, &mut unit), Err(Unit::ERROR));
+    assert_eq!(claim.protect(range(M2, K4), Prot::READ, &mut Nested(&table, 0)), Ok(Transition::Hitless));
+    let mut gather = Gather::new();
+    claim.unmap(range(M2, K4), &mut gather, &mut |_| ()).unwrap();
+    assert!(gather.everything(), "the neighbour's last failure was forgotten");
 }
