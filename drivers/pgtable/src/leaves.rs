@@ -1,7 +1,8 @@
 //! Going through what is mapped.
 
 use crate::format::{self, Format};
-use crate::table::{PageTable, Spot};
+use crate::table::PageTable;
+use crate::walk::Spot;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::Prot;
 use iommu_hal::Hal;

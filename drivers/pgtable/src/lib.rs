@@ -91,6 +91,7 @@ mod armv8;
 mod armv8_stage1;
 mod armv8_stage2;
 mod claim;
+mod confirm;
 mod cut;
 mod dirty;
 mod entries;
@@ -112,6 +113,7 @@ mod table;
 mod unmap;
 mod vtd_first_stage;
 mod vtd_second_stage;
+mod walk;
 
 pub use armv8::{Granule, Granule4K, Granule16K, Granule64K, Shareability};
 pub use armv8_stage1::{Armv8Stage1, Stage1Options};

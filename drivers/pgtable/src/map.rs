@@ -12,7 +12,8 @@ use crate::removal::Removal;
 use crate::retired::{self, Chain};
 use crate::runs::{Piece, Runs};
 use crate::sizes;
-use crate::table::{Last, PageTable, Spot};
+use crate::table::PageTable;
+use crate::walk::{Last, Spot};
 
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
 use iommu_core::hw::{Gather, HwError, Prot};

@@ -2,7 +2,8 @@
 
 use crate::format::{self, Format};
 use crate::removed::{Extents, Removed};
-use crate::table::{PageTable, Place};
+use crate::table::PageTable;
+use crate::walk::Place;
 use core::ops::Range;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::Gather;

@@ -1,10 +1,12 @@
 //! The table itself: making, reading and taking down. [`map`](crate::map), [`unmap`](crate::unmap) and their neighbours
 //! change it.
 
-use crate::claim::{Claim, Flush};
+use crate::claim::Claim;
+use crate::confirm::Owed;
 use crate::format::{self, Format};
 use crate::retired::{Chain, Retired};
 use crate::sizes;
+use crate::walk::Spot;
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -46,57 +48,24 @@ pub struct Config<F: Format> {
 /// Dropping it gives every frame back, so it must not be dropped before hardware was cut off from it and has confirmed
 /// that; where it never did, [`PageTable::leak`] is the way.
 pub struct PageTable<H: Hal, F: Format> {
-    hal: H,
-    root: PhysAddr,
-    root_request: FrameRequest,
-    root_entries: usize,
-    levels: u8,
-    geometry: Geometry,
+    pub(crate) hal: H,
+    pub(crate) root: PhysAddr,
+    pub(crate) root_request: FrameRequest,
+    pub(crate) root_entries: usize,
+    pub(crate) levels: u8,
+    pub(crate) geometry: Geometry,
     /// The second-smallest size of leaves in bytes; `u64::MAX` where there is none.
     pub(crate) second_size: u64,
-    request: FrameRequest,
+    pub(crate) request: FrameRequest,
     pub(crate) options: F::Options,
     pub(crate) tracked: bool,
     /// The walker snoops, and writes nothing that is to be kept: a plain store takes a leaf out.
     pub(crate) plain: bool,
     tables: AtomicUsize,
-    /// Flushes inside of operations that failed so far.
-    failed: AtomicUsize,
-    /// So many of them, the first ones, were made up for by a flush of everything. Neither ever falls.
-    made_up: AtomicUsize,
+    /// Flushes inside of operations that failed.
+    pub(crate) owed: Owed,
     pub(crate) retired: Retired,
     format: PhantomData<F>,
-}
-
-/// A table and its level.
-pub(crate) type Place<'t, H> = (Frame<'t, H>, u8);
-
-/// Where a walk has ended.
-#[derive(Clone, Copy)]
-pub(crate) struct Spot<'t, H: Hal> {
-    pub(crate) table: Frame<'t, H>,
-    pub(crate) level: u8,
-    pub(crate) index: usize,
-    /// What the walk found there. Loaded once: above the level that was asked for a neighbour may put a table in at any
-    /// moment, and who looks again may find one where none was.
-    pub(crate) entry: u64,
-}
-
-/// The table that was worked on last: what comes next often stands in it too.
-pub(crate) struct Last<'t, H: Hal> {
-    pub(crate) table: Frame<'t, H>,
-    /// An address that it translates.
-    pub(crate) iova: Iova,
-    pub(crate) level: u8,
-}
-
-impl<H: Hal> Last<'_, H> {
-    /// Whether this is the table of `level` that translates `iova`.
-    #[inline]
-    pub(crate) fn holds<F: Format>(&self, iova: Iova, level: u8) -> bool {
-        let above = format::shift::<F>(level) + F::INDEX_BITS;
-        level == self.level && (iova.get() ^ self.iova.get()) >> above == 0
-    }
 }
 
 /// log2 of the 4 KiB frames that `bytes` take.
@@ -152,8 +121,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             tracked: config.track_dirty,
             plain: config.memory == WalkerMemory::Coherent && !config.track_dirty,
             tables: AtomicUsize::new(0),
-            failed: AtomicUsize::new(0),
-            made_up: AtomicUsize::new(0),
+            owed: Owed::default(),
             retired: Retired::default(),
             format: PhantomData,
         })
@@ -254,65 +222,6 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         self.request.memory == WalkerMemory::Coherent
     }
 
-    /// Level of the root.
-    #[inline]
-    pub(crate) fn top(&self) -> u8 {
-        self.levels - 1
-    }
-
-    /// Index of the entry of `table`, which is of `level`, that translates `iova`, inside of the aperture.
-    #[inline]
-    pub(crate) fn index(&self, table: &Frame<'_, H>, iova: Iova, level: u8) -> usize {
-        (iova.get() >> format::shift::<F>(level)) as usize & (table.entries() - 1)
-    }
-
-    /// The view of the root.
-    #[inline]
-    pub(crate) fn root_frame(&self) -> Frame<'_, H> {
-        // SAFETY: as for `frame`; the request was for as many bytes.
-        unsafe { Frame::with_entries(&self.hal, self.root, self.root_entries, self.root_request.memory) }
-    }
-
-    /// The view of a table below the root.
-    #[inline]
-    pub(crate) fn frame(&self, phys: PhysAddr) -> Frame<'_, H> {
-        // SAFETY: `phys` was read out of an entry that leads to a table or out of a chain. These were written by this
-        // table only, with frames that it allocated with this request. They are freed once nothing leads to them and
-        // whoever had the claim on all that they translate is done. Nothing else makes a reference to them.
-        unsafe { Frame::with_entries(&self.hal, phys, 1 << F::INDEX_BITS, self.request.memory) }
-    }
-
-    /// Goes down to the table that translates `iova` and is of `level`, or ends above it, where an entry leads to no
-    /// table.
-    #[inline(always)]
-    pub(crate) fn walk(&self, iova: Iova, level: u8) -> Spot<'_, H> {
-        // Unrolled for the depth that most tables have: shifts by constants, and no counting.
-        if self.levels == 4 { self.walk_from(3, iova, level) } else { self.walk_from(self.top(), iova, level) }
-    }
-
-    #[inline(always)]
-    fn walk_from(&self, top: u8, iova: Iova, level: u8) -> Spot<'_, H> {
-        let mut table = self.root_frame();
-        let mut at = top;
-        loop {
-            let index = self.index(&table, iova, at);
-            let entry = table.follow(index);
-            if at <= level || !format::is_link::<F>(entry, at) {
-                return Spot { table, level: at, index, entry };
-            }
-            table = self.frame(F::table_address(entry));
-            at -= 1;
-        }
-    }
-
-    /// The entry for `iova` in a table that holds it.
-    #[inline]
-    pub(crate) fn spot<'t>(&self, last: &Last<'t, H>, iova: Iova) -> Spot<'t, H> {
-        let &Last { table, level, .. } = last;
-        let index = self.index(&table, iova, level);
-        Spot { table, level, index, entry: table.follow(index) }
-    }
-
     /// Allocates `count` tables as a chain, or none at all.
     pub(crate) fn alloc_chain(&self, count: usize) -> Result<Chain, HwError> {
         let mut spare = Chain::default();
@@ -333,41 +242,6 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             // SAFETY: whoever has the chain knows that hardware never reached the frames, or has forgotten them.
             unsafe { self.free_frame(head) };
         }
-    }
-
-    /// Has `unit` flush in the middle of an operation. Where that fails, hardware may go on with anything that the table
-    /// ever was since it was last confirmed, and what later operations see in it is not enough to tell what to invalidate.
-    pub(crate) fn confirm(&self, unit: &mut dyn Flush, gather: &Gather) -> Result<(), HwError> {
-        unit.flush(gather).inspect_err(|_| {
-            self.failed.fetch_add(1, Ordering::Release);
-        })
-    }
-
-    /// Whether hardware has confirmed every flush inside of an operation.
-    #[inline]
-    pub(crate) fn is_confirmed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) == self.made_up.load(Ordering::Relaxed)
-    }
-
-    /// Has what a caller will flush make up for flushes that failed before.
-    pub(crate) fn note_unconfirmed(&self, gather: &mut Gather) {
-        if !self.is_confirmed() {
-            gather.add_everything();
-        }
-    }
-
-    /// Makes up for flushes that failed before, by one of everything.
-    pub(crate) fn make_up(&self, unit: &mut dyn Flush) -> Result<(), HwError> {
-        let failed = self.failed.load(Ordering::Acquire);
-        if failed == self.made_up.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let mut everything = Gather::new();
-        everything.add_everything();
-        self.confirm(unit, &everything)?;
-        // Not for those that have failed since.
-        self.made_up.fetch_max(failed, Ordering::AcqRel);
-        Ok(())
     }
 
     /// Notes that a table was put in.
