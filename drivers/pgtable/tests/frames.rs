@@ -20,6 +20,7 @@ for_each_kind!(
     dropping_gives_every_frame_back,
     leaking_gives_nothing_back,
     a_covered_table_goes_into_the_gather_and_comes_back_after_the_flush,
+    a_covered_table_names_its_leaves_too,
     one_gather_takes_many_unmaps,
     a_table_that_is_not_covered_stays,
     a_whole_tree_is_freed_but_for_what_holds_it,
@@ -109,6 +110,21 @@ fn a_covered_table_goes_into_the_gather_and_comes_back_after_the_flush<K: Kind>(
     drop(table);
     assert_eq!(memory.in_use(), 0);
     memory.check_freed();
+}
+
+fn a_covered_table_names_its_leaves_too<K: Kind>() {
+    let memory = memory();
+    let mut table = K::table(&memory);
+    let large = K::LARGE;
+    map::<K, _>(&mut table, large, &[run(K::PAGE, 4 * large)], Prot::READ).unwrap();
+    // Nothing but the table, and then what is left: two tables with a hole between them.
+    for all in [range(2 * large, large), range(large, large), range(3 * large, 2 * large)] {
+        let mut gather = Gather::new();
+        unmap::<K, _>(&mut table, all, &mut gather).unwrap();
+        assert_eq!(held(&gather), [(all, 1, 1)]);
+        flush::<K, _>(&table, &mut gather);
+    }
+    assert_eq!(leaves::<K, _>(&memory, &table), []);
 }
 
 fn one_gather_takes_many_unmaps<K: Kind>() {
