@@ -6,8 +6,9 @@ mod hardware;
 use common::{Kind, Unit, iova, range, run};
 use hardware::{ABOVE, Op, Rig, check_half_done, check_writes, live, one, pairs, sizes_of, thinned, told};
 use iommu_core::addr::IovaRange;
-use iommu_core::hw::{Gather, Prot, Transition};
+use iommu_core::hw::{Gather, PageSizes, Prot, Transition};
 use iommu_hal::WalkerMemory;
+use iommu_pgtable::{Armv8Stage2, Config, PageTable, Stage2Options};
 use std::cell::Cell;
 
 for_all_kinds!(
@@ -265,4 +266,32 @@ fn writes_in_the_middle_of_a_merge_are_not_lost<K: Kind>() {
         };
         check_writes(make, Op::Merge(range(at, size)), &[at, at + size / 2, at + size - 1]);
     }
+}
+
+/// Blocks in the root become a group there: 16 GiB, more than the suites above map.
+#[test]
+fn a_root_has_groups_too() {
+    const G1: u64 = 1 << 30;
+    let memory = common::memory();
+    let config = Config::<Armv8Stage2> {
+        levels: 3,
+        page_sizes: PageSizes::new(0x1000 | G1 | (16 * G1)),
+        input_bits: 39,
+        output_bits: 46,
+        memory: WalkerMemory::Coherent,
+        address_bits: 46,
+        track_dirty: false,
+        options: Stage2Options::default(),
+    };
+    let mut table = PageTable::new(&memory, config).unwrap();
+    let mut unit = Unit::default();
+    for block in 16..32 {
+        table.exclusive().map(iova(block * G1), &[run(block * G1, G1)], Prot::READ, &mut unit).unwrap();
+    }
+    let sizes = |table: &PageTable<_, _>| table.leaves(IovaRange::FULL).map(|leaf| leaf.size).collect::<Vec<_>>();
+    assert_eq!(sizes(&table), [G1; 16]);
+    let merged = table.exclusive().merge(range(16 * G1, 16 * G1), &mut unit);
+    assert_eq!((merged, unit.flushes), (Ok(Transition::ThroughBlocked), 1));
+    assert_eq!(sizes(&table), [16 * G1]);
+    assert_eq!(table.translate(iova(20 * G1 + 5)).map(|to| to.phys.get()), Some(20 * G1 + 5));
 }
