@@ -42,6 +42,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         // The smallest pages by themselves: shifts by constants.
         match self.walk(range.start(), 0) {
             spot @ Spot { level: 0, .. } => self.unmap_part(Spot { level: 0, ..spot }, range, gather, removed),
+            // All that a table translates: the table goes too, so there is more to do.
+            Spot { level, .. } if range.last().get() - range.start().get() >= format::size::<F>(level + 1) - 1 => false,
             _ => self.unmap_large(range, gather, removed),
         }
     }
