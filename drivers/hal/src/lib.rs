@@ -3,6 +3,7 @@
 //! * [`Hal`]: frames, address translation, cache maintenance, time. The one trait to implement.
 //! * [`regs`]: registers behind one small trait, so that the same driver runs on hardware, QEMU and a model.
 //! * [`mem`]: views of memory shared with a device: atomics and volatile words, never a reference to plain data.
+//! * [`barrier`]: the order in which a device sees this CPU's stores.
 //! * [`wait`]: deadlines for everything that hardware may never answer.
 //! * [`boxed`]: allocation that fails instead of aborting.
 //!

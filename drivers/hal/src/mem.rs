@@ -1,7 +1,7 @@
 //! Views of memory shared with a device.
 //!
-//! Tables are reached as [`Frame`]s of 512 eight-byte entries, each load and store atomic, so that a walker sees an
-//! entry whole. Rings and status cells are reached through [`Ring`], volatile. No reference to plain data in such memory
+//! Tables are reached as [`Frame`]s of eight-byte entries, each load and store atomic, so that a walker sees an entry
+//! whole. Rings and status cells are reached through [`Ring`], volatile. No reference to plain data in such memory
 //! ever exists.
 
 use crate::{FrameRequest, Hal, WalkerMemory, barrier};

@@ -14,7 +14,6 @@ use crate::runs::{Piece, Runs};
 use crate::sizes;
 use crate::table::PageTable;
 use crate::walk::{Last, Spot};
-
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
 use iommu_core::hw::{Gather, HwError, Prot};
 use iommu_hal::mem::Frame;

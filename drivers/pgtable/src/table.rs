@@ -79,8 +79,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// # Errors
     ///
     /// [`HwError::Hardware`] where `config` demands what the format does not have: a number of levels, one that does not
-    /// go with the width, no smallest pages, no address bits above those of a page. [`HwError::Unsupported`] for dirty tracking by walkers that do not
-    /// snoop. [`HwError::OutOfMemory`].
+    /// go with the width, no smallest pages, no address bits above those of a page. [`HwError::Unsupported`] for dirty
+    /// tracking by walkers that do not snoop. [`HwError::OutOfMemory`].
     pub fn new(hal: H, config: Config<F>) -> Result<Self, HwError> {
         let Config { levels, .. } = config;
         if !F::LEVELS.contains(&levels) {
