@@ -5,7 +5,6 @@
 //! * [`mem`]: views of memory shared with a device: atomics and volatile words, never a reference to plain data.
 //! * [`barrier`]: the order in which a device sees this CPU's stores.
 //! * [`wait`]: deadlines for everything that hardware may never answer.
-//! * [`boxed`]: allocation that fails instead of aborting.
 //!
 //! # Limits
 //!
@@ -34,7 +33,6 @@ extern crate alloc;
 compile_error!("iommu-hal supports 64-bit little-endian targets");
 
 pub mod barrier;
-pub mod boxed;
 mod hal;
 pub mod mem;
 pub mod regs;
