@@ -175,7 +175,7 @@ impl Partition {
     pub fn new(name: &'static str, unit: &dyn DemoUnit, stage: Stage, private: u64) -> Result<Self, PartitionError> {
         let memory = |buffer: Option<Buffer>| buffer.ok_or(PartitionError::OutOfMemory);
         let mut ioas = Ioas::new();
-        let domain = unit.create_domain(&DomainConfig { stage }).map_err(PartitionError::Unit)?;
+        let domain = unit.create_domain(&DomainConfig::new(stage)).map_err(PartitionError::Unit)?;
         let domain = ioas.add_domain(domain).map_err(PartitionError::Ioas)?;
         let mut partition = Self {
             name,

@@ -4,7 +4,9 @@ use crate::case::Case;
 use crate::pieces::{self, Found, PasidEntry};
 use crate::spy::Spy;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
-use iommu_core::hw::{Domain, DomainConfig, Gather, HwError, Prot, RequesterId, Stream, Target, Transition, Unit as _};
+use iommu_core::hw::{
+    self, Domain, DomainConfig, Gather, HwError, Prot, RequesterId, Stream, Target, Transition, Unit as _,
+};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::{Config as ModelConfig, Descriptor, FaultCode, Model};
 use iommu_vtd::{Config, Structure, Unit};
@@ -77,9 +79,14 @@ impl Bench {
         Self { memory, model, spy, unit, case: case.clone() }
     }
 
+    /// The driver, as address spaces take it.
+    pub fn handle(&self) -> Arc<dyn hw::Unit> {
+        Arc::new(self.unit.clone())
+    }
+
     /// An empty domain.
     pub fn domain(&self) -> Box<dyn Domain> {
-        self.unit.create_domain(&DomainConfig { stage: self.case.stage }).expect("a domain")
+        self.unit.create_domain(&DomainConfig::new(self.case.stage)).expect("a domain")
     }
 
     /// A domain with one mapping, readable and writable.

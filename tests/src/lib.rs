@@ -6,6 +6,7 @@
 //! * [`spy`]: registers that remember what was written, and call a test before and after each write.
 //! * [`timeline`]: memory after every store, invalidations in between, and what caches could reach.
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
+//! * [`hooked`]: memory that calls a test back in the middle of an operation.
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
 //! * [`random`]: numbers for random tests.
 //! * [`script`]: runs `qemu-run.sh`.
@@ -15,6 +16,7 @@
 pub mod bench;
 pub mod case;
 pub mod four_pages;
+pub mod hooked;
 pub mod pieces;
 pub mod random;
 pub mod script;

@@ -175,7 +175,7 @@ fn a_stage_that_the_unit_lacks_is_named() {
     let create = |config, stage| {
         let bench = Bench::up(&Case { name: "lacking".into(), config, stage, non_coherent: false });
         let before = bench.memory.in_use();
-        let found = bench.unit.create_domain(&DomainConfig { stage }).err().expect("an error");
+        let found = bench.unit.create_domain(&DomainConfig::new(stage)).err().expect("an error");
         assert_eq!(bench.memory.in_use(), before);
         match found {
             HwError::Missing(capability) => capability.field,

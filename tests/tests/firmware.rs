@@ -96,7 +96,7 @@ fn each_function_is_served_by_its_unit_and_by_no_other() {
         assert_eq!(unit_of(&dmar, &topology, sbdf), Some(unit), "{sbdf}");
         // Behind the conventional bridge the unit sees the bridge's own id on its secondary bus.
         let requester = topology.dma_id(sbdf);
-        let domain = units[unit].create_domain(&DomainConfig { stage: Stage::Second }).unwrap();
+        let domain = units[unit].create_domain(&DomainConfig::new(Stage::Second)).unwrap();
         let phys = 0x5000_0000 + number as u64 * 0x1000;
         domain.map(Iova::new(0), &[PhysExtent::new(PhysAddr::new(phys), 0x1000)], Prot::READ_WRITE).unwrap();
         units[unit].attach(Stream::function(requester), Target::Paging(&*domain)).unwrap();
@@ -124,7 +124,7 @@ fn reserved_memory_is_reported_and_works_when_it_is_mapped_to_itself() {
     let [region] = regions[..] else { panic!("{regions:?}") };
     assert_eq!((region.start.get(), region.last.get()), (0x7b80_0000, 0x7b8f_ffff));
     let unit = unit_of(&dmar, &topology, sbdf).unwrap();
-    let domain = units[unit].create_domain(&DomainConfig { stage: Stage::First }).unwrap();
+    let domain = units[unit].create_domain(&DomainConfig::new(Stage::First)).unwrap();
     let memory = PhysExtent::new(region.start, region.last.get() - region.start.get() + 1);
     domain.map(Iova::new(region.start.get()), &[memory], Prot::READ_WRITE).unwrap();
     units[unit].attach(Stream::function(sbdf.id), Target::Paging(&*domain)).unwrap();

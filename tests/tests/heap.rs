@@ -151,7 +151,7 @@ fn domains_and_attachments_survive_a_heap_that_is_full() {
     for case in Case::all() {
         let (unit, model) = up(&case);
         let kept = model.memory().in_use();
-        let create = || unit.create_domain(&DomainConfig { stage: case.stage });
+        let create = || unit.create_domain(&DomainConfig::new(case.stage));
         let (domain, failed) = until_it_succeeds(create, HwError::OutOfMemory, || {
             assert_eq!(model.memory().in_use(), kept, "{}", case.name);
         });
@@ -202,7 +202,7 @@ fn domains_and_attachments_survive_a_heap_that_is_full() {
 fn a_replacement_needs_no_heap() {
     for case in Case::all() {
         let (unit, model) = up(&case);
-        let create = || unit.create_domain(&DomainConfig { stage: case.stage }).unwrap();
+        let create = || unit.create_domain(&DomainConfig::new(case.stage)).unwrap();
         let (red, blue) = (create(), create());
         unit.attach(stream(RED), Target::Paging(&*red)).unwrap();
         let done = with_heap_of(0, || {
@@ -221,7 +221,7 @@ fn an_address_space_survives_a_heap_that_is_full() {
         let mut ioas = Ioas::new();
         let mut n = 0;
         let id = loop {
-            let domain: Box<dyn Domain> = unit.create_domain(&DomainConfig { stage: case.stage }).unwrap();
+            let domain: Box<dyn Domain> = unit.create_domain(&DomainConfig::new(case.stage)).unwrap();
             match with_heap_of(n, || ioas.add_domain(domain)) {
                 Ok(id) => break id,
                 Err(error) => {

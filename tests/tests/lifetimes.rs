@@ -178,7 +178,7 @@ fn what_hardware_does_not_snoop_is_cleaned_and_pwsnp_is_set_where_it_can_be() {
 fn a_domain_outlives_every_handle_of_its_unit() {
     for case in Case::plain() {
         let Bench { memory, model, unit, spy, case } = Bench::up(&case);
-        let domain = unit.create_domain(&iommu_core::hw::DomainConfig { stage: case.stage }).unwrap();
+        let domain = unit.create_domain(&iommu_core::hw::DomainConfig::new(case.stage)).unwrap();
         unit.attach(stream(RED), Target::Paging(&*domain)).unwrap();
         let kept = memory.in_use();
         drop((unit, spy));

@@ -242,7 +242,7 @@ fn memory_that_runs_out_in_create_domain_costs_no_domain_id() {
     // Sixteen ids: hardware's, identity's, and fourteen.
     let case = Case::plain()[0].with_cap(7, false);
     let bench = Bench::up(&case);
-    let create = || bench.unit.create_domain(&DomainConfig { stage: case.stage });
+    let create = || bench.unit.create_domain(&DomainConfig::new(case.stage));
     bench.memory.exhaust_after(0);
     for _ in 0..20 {
         assert_eq!(create().err(), Some(HwError::OutOfMemory));

@@ -218,7 +218,7 @@ fn a_stream_moves_between_the_stages() {
         let bench = Bench::up(&case);
         let [near, beside, _] = case.streams();
         let first = bench.domain_with(0x1000, 0x5000_0000, 0x2000);
-        let config = iommu_core::hw::DomainConfig { stage: Stage::Second };
+        let config = iommu_core::hw::DomainConfig::new(Stage::Second);
         let second = bench.unit.create_domain(&config).unwrap();
         map(&*second, 0x2000, 0x6000_0000, 0x2000);
         bench.attach(beside, &*second);
@@ -389,7 +389,7 @@ fn a_domain_that_finds_no_memory_leaves_nothing() {
         let before = bench.memory.in_use();
         for n in 0.. {
             bench.memory.exhaust_after(n);
-            let found = bench.unit.create_domain(&iommu_core::hw::DomainConfig { stage: case.stage });
+            let found = bench.unit.create_domain(&iommu_core::hw::DomainConfig::new(case.stage));
             match found {
                 Ok(_) => {
                     assert_eq!(n, if case.stage == Stage::First { 2 } else { 1 }, "{}", case.name);
@@ -415,7 +415,7 @@ fn ids_run_out_and_come_back() {
     // ASIDs and VMIDs of 8 bits.
     for case in Case::all().into_iter().filter(|case| case.config == Config::small()) {
         let bench = Bench::up(&case);
-        let config = iommu_core::hw::DomainConfig { stage: case.stage };
+        let config = iommu_core::hw::DomainConfig::new(case.stage);
         let mut domains: Vec<_> = (0..300).map_while(|_| bench.unit.create_domain(&config).ok()).collect();
         assert_eq!(domains.len(), 255, "{}", case.name);
         let before = bench.memory.in_use();

@@ -245,7 +245,7 @@ fn a_stage_that_the_unit_lacks_is_named_and_dma_stays_blocked() {
         let case = Case { name: field.into(), config, stage, ..self::nested() };
         let bench = Bench::up(&case);
         let before = bench.memory.in_use();
-        match bench.unit.create_domain(&DomainConfig { stage }).err() {
+        match bench.unit.create_domain(&DomainConfig::new(stage)).err() {
             Some(HwError::Missing(capability)) => assert_eq!(capability.field, field),
             other => panic!("{field}: {other:?}"),
         }

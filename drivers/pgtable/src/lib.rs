@@ -5,6 +5,8 @@
 //! * [`Claim`]: the exclusive right to change a range of addresses. It maps, unmaps, protects, cuts and merges leaves, and
 //!   reads and clears what was written through. Claims on disjoint ranges work side by side: tables are put in by
 //!   compare-and-swap, leaves are plain stores.
+//! * [`SharedTable`]: a table that any CPU may change at any time: it keeps the claims disjoint, and lets those wait that
+//!   would overlap.
 //! * [`Flush`]: how the driver is asked to invalidate where an operation has to know it done before it goes on.
 //!
 //! What an unmap changed is noted in a [`Gather`](iommu_core::hw::Gather), for the driver to invalidate and wait; only then do
@@ -27,6 +29,7 @@
 //! |---|---|
 //! | first-stage addresses | VT-d and RISC-V: the lower canonical half; Armv8: those of TTB0 |
 //! | widths of Armv8 | 48 bits in and out: no LVA, LPA or LPA2 |
+//! | ranges of a [`SharedTable`] at work at the same time | 32; more wait |
 //! | number of levels | fixed when the table is made |
 //! | unmap | every page of the range mapped, no end inside a leaf: cut first |
 //! | tables emptied piece by piece | kept until an unmap covers all that they translate, a large leaf takes their place, or the drop |
@@ -91,6 +94,7 @@ mod armv8;
 mod armv8_stage1;
 mod armv8_stage2;
 mod claim;
+mod claims;
 mod confirm;
 mod cut;
 mod dirty;
@@ -108,6 +112,7 @@ mod rewrite;
 mod riscv64;
 mod rows;
 mod runs;
+mod shared;
 mod sizes;
 mod table;
 mod unmap;
@@ -123,6 +128,7 @@ pub use format::{Attributes, Format};
 pub use leaves::{Leaf, Leaves};
 pub use removed::Removed;
 pub use riscv64::Riscv64;
+pub use shared::SharedTable;
 pub use table::{Config, PageTable};
 pub use vtd_first_stage::{FirstStageOptions, VtdFirstStage};
 pub use vtd_second_stage::{SecondStageOptions, VtdSecondStage};

@@ -179,6 +179,16 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         Some(Claim::new(self, IovaRange::new(range.start(), last)?))
     }
 
+    /// As [`PageTable::claim`], for a range that lies in the aperture.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[inline]
+    pub(crate) unsafe fn claim_inside(&self, range: IovaRange) -> Claim<'_, H, F> {
+        Claim::new(self, range)
+    }
+
     /// Where the table sends `iova`, if anywhere.
     #[inline]
     pub fn translate(&self, iova: Iova) -> Option<Translation> {

@@ -228,8 +228,11 @@ impl Capabilities {
             first_stage: self.first_stage().is_ok(),
             second_stage: self.second_stage().is_ok(),
             identity: true,
-            // Whole functions only for now: see the crate's table of limits.
+            // Whole functions only for now, and nothing below: see the crate's table of limits.
             pasid_bits: 0,
+            dirty_tracking: false,
+            nesting: false,
+            enforce_coherency: false,
         }
     }
 }

@@ -8,19 +8,18 @@ use crate::unit::Shared;
 use alloc::sync::Arc;
 use iommu_core::addr::{Iova, IovaRange, PhysExtent};
 use iommu_core::error;
-use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
+use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
 use iommu_hal::Hal;
 use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
 use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Config as TableConfig, Flush, Format, PageTable};
-use iommu_pgtable::{Stage1Options, Stage2Options};
-use spin::Mutex;
+use iommu_pgtable::{SharedTable, Stage1Options, Stage2Options};
 
 /// Tables of either stage.
 enum StageTables<H: Hal + Clone> {
     /// With the context descriptor that leads to them.
-    First(PageTable<H, Armv8Stage1>, Frames<H>),
-    Second(PageTable<H, Armv8Stage2>),
+    First(SharedTable<H, Armv8Stage1>, Frames<H>),
+    Second(SharedTable<H, Armv8Stage2>),
 }
 
 /// Does the same with the tables of either stage.
@@ -35,6 +34,8 @@ macro_rules! either {
 
 /// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
 /// does not confirm, the tables stay allocated for ever.
+///
+/// CPUs that work on disjoint addresses do not wait for each other, but for the queue.
 pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     unit: Arc<Shared<H, R>>,
     destination: Destination,
@@ -42,7 +43,7 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     serial: u64,
     geometry: Geometry,
     /// `None` only while being dropped.
-    tables: Mutex<Option<StageTables<H>>>,
+    tables: Option<StageTables<H>>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
@@ -57,7 +58,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
             destination,
             serial: hw::unique_number(),
             geometry: either!(&tables, table => table.geometry()),
-            tables: Mutex::new(Some(tables)),
+            tables: Some(tables),
         })
     }
 
@@ -77,18 +78,16 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// Frees the table frames of a gather whose invalidation was confirmed.
     #[allow(unsafe_code, reason = "freeing what hardware walked is for whoever knows that it no longer does")]
     fn free_tables(&self, gather: &mut Gather) -> Result<(), HwError> {
-        self.with_tables(|tables| {
-            // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
-            either!(tables, table => unsafe { table.free_gathered(gather) });
-            Ok(())
-        })
+        let tables = self.tables()?;
+        // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
+        either!(tables, table => unsafe { table.free_gathered(gather) });
+        Ok(())
     }
 
-    fn with_tables<T>(&self, does: impl FnOnce(&mut StageTables<H>) -> Result<T, HwError>) -> Result<T, HwError> {
-        match self.tables.lock().as_mut() {
-            Some(tables) => does(tables),
-            None => Err(HwError::ForeignDomain),
-        }
+    /// The tables: there for as long as anybody can ask.
+    #[inline]
+    fn tables(&self) -> Result<&StageTables<H>, HwError> {
+        self.tables.as_ref().ok_or(HwError::ForeignDomain)
     }
 }
 
@@ -117,7 +116,7 @@ fn first_stage<H: Hal + Clone, R: Registers>(
         stall_disable: caps.must_disable_stalls(),
     });
     let destination = Destination { tag: Tag::Asid(asid), entry, page_table: Some(table.root()) };
-    Ok((StageTables::First(table, context), destination))
+    Ok((StageTables::First(SharedTable::new(table), context), destination))
 }
 
 /// Stage-2 tables.
@@ -137,7 +136,7 @@ fn second_stage<H: Hal + Clone, R: Registers>(
         walk: caps.walk_attributes(),
     });
     let destination = Destination { tag: Tag::Vmid(vmid), entry, page_table: Some(table.root()) };
-    Ok((StageTables::Second(table), destination))
+    Ok((StageTables::Second(SharedTable::new(table)), destination))
 }
 
 fn config<H: Hal + Clone, R: Registers, F: Format>(
@@ -179,13 +178,13 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
         let mut unit = Confirm { unit: &self.unit, tag: self.tag() };
-        self.with_tables(|tables| either!(tables, table => table.exclusive().map(iova, extents, prot, &mut unit)))?;
+        either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
         self.unit.invalidate(&Change::Mapped)
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
-        self.with_tables(|tables| either!(tables, table => table.exclusive().unmap(range, gather, &mut |_| ())))
+        either!(self.tables()?, table => table.unmap(range, gather, &mut |_| ()))
     }
 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
@@ -202,9 +201,13 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
         self.unit.retire(self.tag())
     }
 
+    fn split(&self, at: Iova) -> Result<Transition, HwError> {
+        let mut unit = Confirm { unit: &self.unit, tag: self.tag() };
+        either!(self.tables()?, table => table.split(at, &mut unit))
+    }
+
     fn translate(&self, iova: Iova) -> Option<Translation> {
-        let tables = self.tables.lock();
-        tables.as_ref().and_then(|tables| either!(tables, table => table.translate(iova)))
+        either!(self.tables().ok()?, table => table.translate(iova))
     }
 }
 
@@ -216,12 +219,12 @@ impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
             return;
         }
         error!("a domain is gone and hardware did not confirm: its tables stay allocated");
-        match self.tables.get_mut().take() {
+        match self.tables.take() {
             Some(StageTables::First(table, context)) => {
-                table.leak();
+                table.into_inner().leak();
                 context.leak();
             }
-            Some(StageTables::Second(table)) => table.leak(),
+            Some(StageTables::Second(table)) => table.into_inner().leak(),
             None => {}
         }
     }

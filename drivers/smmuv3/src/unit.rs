@@ -1,7 +1,7 @@
 //! One SMMU: bring-up (section 3.11), attach and detach.
 //!
-//! Lock order: domain tables, then the stream table, then ids, then the queue, then the error register. Fault reporting
-//! takes none of the first four.
+//! Lock order: a domain's claim on addresses, then the stream table, then ids, then the queue, then the error register.
+//! Fault reporting takes none of the first four.
 
 use crate::capabilities::Capabilities;
 use crate::domain::Domain;
@@ -181,6 +181,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
+        check_config(config)?;
         let ids = match config.stage {
             Stage::First => &self.0.asids,
             Stage::Second => &self.0.vmids,
@@ -199,6 +200,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
             Target::Blocked => return self.0.detach(stream.id),
             Target::Identity => Destination { tag: Tag::Bypass, entry: StreamEntry::Bypass, page_table: None },
             Target::Paging(domain) => self.destination_of(domain)?,
+            Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
         self.0.attach(stream.id, to)
@@ -301,6 +303,19 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
 
     fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
         self.queue.lock().submit(&self.hal, &self.regs, batch)
+    }
+}
+
+/// Refuses what domains of this driver cannot be yet: none is made that falls short of what was asked for.
+fn check_config(config: &DomainConfig) -> Result<(), HwError> {
+    let refused = [
+        (config.nest_parent, "nested translation"),
+        (config.dirty_tracking, "dirty tracking"),
+        (config.enforce_coherency, "enforced coherency"),
+    ];
+    match refused.into_iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(HwError::Unsupported(what)),
+        None => Ok(()),
     }
 }
 

@@ -6,12 +6,11 @@ use crate::unit::Shared;
 use alloc::sync::Arc;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
 use iommu_core::error;
-use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Translation};
+use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use iommu_pgtable::{Config as TableConfig, FirstStageOptions, Flush, PageTable, SecondStageOptions};
-use iommu_pgtable::{VtdFirstStage, VtdSecondStage};
-use spin::Mutex;
+use iommu_pgtable::{SharedTable, VtdFirstStage, VtdSecondStage};
 
 /// Writes to this range are interrupts and never translated as memory (section 3.14); nothing may lead there either.
 const INTERRUPTS: [IovaRange; 1] = match IovaRange::from_len(Iova::new(0xfee0_0000), 0x10_0000) {
@@ -35,8 +34,8 @@ fn check_interrupt_range(iova: Iova, extents: &[PhysExtent]) -> Result<(), HwErr
 
 /// Tables of either stage.
 enum StageTables<H: Hal + Clone> {
-    First(PageTable<H, VtdFirstStage>),
-    Second(PageTable<H, VtdSecondStage>),
+    First(SharedTable<H, VtdFirstStage>),
+    Second(SharedTable<H, VtdSecondStage>),
 }
 
 /// Does the same with the tables of either stage.
@@ -51,6 +50,8 @@ macro_rules! either {
 
 /// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
 /// does not confirm, the tables stay allocated for ever.
+///
+/// CPUs that work on disjoint addresses do not wait for each other, but for the queue.
 pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     unit: Arc<Shared<H, R>>,
     tag: Tag,
@@ -60,7 +61,7 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     root: PhysAddr,
     width: AddressWidth,
     /// `None` only while being dropped.
-    tables: Mutex<Option<StageTables<H>>>,
+    tables: Option<StageTables<H>>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
@@ -80,7 +81,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
                     options: FirstStageOptions::default(),
                 };
                 let tables = PageTable::new(unit.hal.clone(), config)?;
-                (StageTables::First(tables), Tag::DomainAndPasid(id), caps.idle_width())
+                (StageTables::First(SharedTable::new(tables)), Tag::DomainAndPasid(id), caps.idle_width())
             }
             Stage::Second => {
                 let stage = caps.second_stage()?;
@@ -95,7 +96,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
                     options: SecondStageOptions::default(),
                 };
                 let tables = PageTable::new(unit.hal.clone(), config)?;
-                (StageTables::Second(tables), Tag::Domain(id), stage.width)
+                (StageTables::Second(SharedTable::new(tables)), Tag::Domain(id), stage.width)
             }
         };
         Ok(Self {
@@ -105,7 +106,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
             geometry: either!(&tables, table => table.geometry()),
             root: either!(&tables, table => table.root()),
             width,
-            tables: Mutex::new(Some(tables)),
+            tables: Some(tables),
         })
     }
 
@@ -134,18 +135,16 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// Frees the table frames of a gather whose invalidation was confirmed.
     #[allow(unsafe_code, reason = "freeing what hardware walked is for whoever knows that it no longer does")]
     fn free_tables(&self, gather: &mut Gather) -> Result<(), HwError> {
-        self.with_tables(|tables| {
-            // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
-            either!(tables, table => unsafe { table.free_gathered(gather) });
-            Ok(())
-        })
+        let tables = self.tables()?;
+        // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
+        either!(tables, table => unsafe { table.free_gathered(gather) });
+        Ok(())
     }
 
-    fn with_tables<T>(&self, does: impl FnOnce(&mut StageTables<H>) -> Result<T, HwError>) -> Result<T, HwError> {
-        match self.tables.lock().as_mut() {
-            Some(tables) => does(tables),
-            None => Err(HwError::ForeignDomain),
-        }
+    /// The tables: there for as long as anybody can ask.
+    #[inline]
+    fn tables(&self) -> Result<&StageTables<H>, HwError> {
+        self.tables.as_ref().ok_or(HwError::ForeignDomain)
     }
 }
 
@@ -176,10 +175,9 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
         check_interrupt_range(iova, extents)?;
         let mut unit = Confirm { unit: &self.unit, tag: self.tag };
-        self.with_tables(|tables| either!(tables, table => table.exclusive().map(iova, extents, prot, &mut unit)))?;
+        either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
         match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
-            // Not under the lock of the tables, unlike the flush in the middle of a map that needs one: others map and
-            // unmap while hardware works.
+            // The claim on the range is over, unlike in the flush in the middle of a map that needs one.
             Some(range) => self.unit.invalidate(&Change::Mapped { tag: self.tag, range }),
             None => Ok(()),
         }
@@ -187,7 +185,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
-        self.with_tables(|tables| either!(tables, table => table.exclusive().unmap(range, gather, &mut |_| ())))
+        either!(self.tables()?, table => table.unmap(range, gather, &mut |_| ()))
     }
 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
@@ -204,9 +202,13 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
         self.unit.retire(self.tag)
     }
 
+    fn split(&self, at: Iova) -> Result<Transition, HwError> {
+        let mut unit = Confirm { unit: &self.unit, tag: self.tag };
+        either!(self.tables()?, table => table.split(at, &mut unit))
+    }
+
     fn translate(&self, iova: Iova) -> Option<Translation> {
-        let tables = self.tables.lock();
-        tables.as_ref().and_then(|tables| either!(tables, table => table.translate(iova)))
+        either!(self.tables().ok()?, table => table.translate(iova))
     }
 }
 
@@ -215,9 +217,9 @@ impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
         if self.unit.retire(self.tag).is_ok() {
             // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
             self.unit.free_id(self.tag);
-        } else if let Some(tables) = self.tables.get_mut().take() {
+        } else if let Some(tables) = self.tables.take() {
             error!("domain {}: hardware did not confirm, its tables stay allocated", self.tag.domain_id());
-            either!(tables, table => table.leak());
+            either!(tables, table => table.into_inner().leak());
         }
     }
 }

@@ -39,7 +39,7 @@
 //!     R: Registers + 'static,
 //! {
 //!     let unit = Unit::bring_up(hal, regs, Config::default())?;
-//!     let domain = unit.create_domain(&DomainConfig { stage: Stage::Second })?;
+//!     let domain = unit.create_domain(&DomainConfig::new(Stage::Second))?;
 //!     domain.map(Iova::new(0), &[memory], Prot::READ_WRITE)?;
 //!     unit.attach(Stream::function(function), Target::Paging(&*domain))?;
 //!     // The function reaches `memory` at 0 and nothing else. Dropping the domain blocks it again.

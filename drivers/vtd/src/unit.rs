@@ -1,7 +1,7 @@
 //! One remapping unit: attach, detach, and what a unit and its domains have in common.
 //!
-//! Lock order: domain tables, then structures, then domain ids, then the queue, then commands. Fault reporting takes
-//! none of them.
+//! Lock order: a domain's claim on addresses, then structures, then domain ids, then the queue, then commands. Fault
+//! reporting takes none of them.
 
 use crate::capabilities::Capabilities;
 use crate::domain::Domain;
@@ -176,6 +176,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
+        check_config(config)?;
         let id = self.0.ids.lock().alloc()?;
         let domain = Domain::new(&self.0, config.stage, id).inspect_err(|_| self.0.ids.lock().free(id))?;
         let domain: Box<dyn hw::Domain> = try_box(domain).ok_or(HwError::OutOfMemory)?;
@@ -188,6 +189,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
             Target::Blocked => return self.0.detach(source),
             Target::Identity => self.identity_entry()?,
             Target::Paging(domain) => self.entry_for(domain)?,
+            Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
         self.0.attach(source, tag, &entry)
@@ -288,6 +290,19 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
 
     fn submit_descriptors(&self, batch: &[crate::spec::descriptor::Descriptor]) -> Result<Marker, HwError> {
         self.queue.lock().submit(&self.hal, &self.regs, batch)
+    }
+}
+
+/// Refuses what domains of this driver cannot be yet: none is made that falls short of what was asked for.
+fn check_config(config: &DomainConfig) -> Result<(), HwError> {
+    let refused = [
+        (config.nest_parent, "nested translation"),
+        (config.dirty_tracking, "dirty tracking"),
+        (config.enforce_coherency, "enforced coherency"),
+    ];
+    match refused.into_iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(HwError::Unsupported(what)),
+        None => Ok(()),
     }
 }
 

@@ -15,11 +15,15 @@
 mod error;
 mod fault;
 mod gather;
+mod nested;
+mod page_request;
 mod stream;
 
 pub use error::{Capability, HwError, Wait};
 pub use fault::{AccessKind, Fault, FaultKind, FaultReport};
 pub use gather::{Gather, LevelSet, Touched};
+pub use nested::{Invalidation, Nested, NestedConfig};
+pub use page_request::{PageRequest, PageResponse, ResponseCode};
 pub use stream::{Pasid, RequesterId, Stream, StreamId};
 
 use crate::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
@@ -115,7 +119,7 @@ pub struct Geometry {
 }
 
 /// What a unit can do, in the terms of this crate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UnitCapabilities {
     /// First-stage domains can be created.
     pub first_stage: bool,
@@ -125,6 +129,12 @@ pub struct UnitCapabilities {
     pub identity: bool,
     /// Width of PASIDs in bits; 0 where requests with PASID are not supported.
     pub pasid_bits: u8,
+    /// Domains can record which memory was written through them.
+    pub dirty_tracking: bool,
+    /// Domains can have a guest's own first stage on top of them.
+    pub nesting: bool,
+    /// Domains can make DMA coherent that asks not to be (VT-d: snoop control, ECAP.SC).
+    pub enforce_coherency: bool,
 }
 
 /// What a new domain is to be.
@@ -132,6 +142,19 @@ pub struct UnitCapabilities {
 pub struct DomainConfig {
     /// The stage its tables are walked as.
     pub stage: Stage,
+    /// A guest's own first stage is to go on top of it: second stage only.
+    pub nest_parent: bool,
+    /// It is to be able to record which memory was written through it.
+    pub dirty_tracking: bool,
+    /// All DMA through it is coherent, whatever the device asks for.
+    pub enforce_coherency: bool,
+}
+
+impl DomainConfig {
+    /// A domain of `stage` without anything special.
+    pub const fn new(stage: Stage) -> Self {
+        Self { stage, nest_parent: false, dirty_tracking: false, enforce_coherency: false }
+    }
 }
 
 /// Where a stream is to lead.
@@ -144,6 +167,8 @@ pub enum Target<'a> {
     Identity,
     /// Through a domain made by the same unit.
     Paging(&'a dyn Domain),
+    /// Through a guest's first stage on top of a domain, made by the same unit.
+    Nested(&'a dyn Nested),
 }
 
 /// What DMA saw while a stream moved from one target to another.
@@ -195,6 +220,42 @@ pub trait Unit: Send + Sync {
     /// As for [`Unit::attach`].
     fn detach(&self, stream: Stream) -> Result<Transition, HwError> {
         self.attach(stream, Target::Blocked)
+    }
+
+    /// Puts a guest's own first stage, described by `config`, on top of `parent`, which this unit made as a nest parent.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`], also where the driver does not know this kind; [`HwError::ForeignDomain`];
+    /// [`HwError::Hardware`] names what is wrong with the guest's values; [`HwError::OutOfMemory`].
+    fn create_nested(&self, parent: &dyn Domain, config: &NestedConfig<'_>) -> Result<Box<dyn Nested>, HwError> {
+        let _ = (parent, config);
+        Err(HwError::Unsupported("nested translation"))
+    }
+
+    /// Answers a group of page requests.
+    ///
+    /// May be called in interrupt context, where a request is refused at once: takes no lock that a map, unmap or attach
+    /// path holds.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`]; [`HwError::TimedOut`] and [`HwError::Queue`] where hardware did not confirm.
+    fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
+        let _ = response;
+        Err(HwError::Unsupported("page requests"))
+    }
+
+    /// Carries out one request of a guest to forget what the device behind `stream` has cached of its translations, and
+    /// waits for hardware to confirm.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`] for a kind that the driver does not know; [`HwError::Hardware`] names what is wrong with
+    /// the request; [`HwError::TimedOut`], [`HwError::Queue`].
+    fn invalidate_device(&self, stream: StreamId, request: &Invalidation) -> Result<(), HwError> {
+        let _ = (stream, request);
+        Err(HwError::Unsupported("requests to device caches"))
     }
 
     /// Hands every fault that hardware recorded to `sink`, oldest first, and clears the records.
@@ -255,6 +316,57 @@ pub trait Domain: Any + Send + Sync {
     /// [`HwError::TimedOut`], [`HwError::Queue`]: no stream is attached any more as far as the tables say, but hardware
     /// did not confirm; what is mapped counts as reachable until a later call succeeds.
     fn retire(&self) -> Result<(), HwError>;
+
+    /// Makes sure that no leaf reaches across `at`, an address of the smallest page size, so that what lies below can be
+    /// unmapped without what lies above. Every address leads where it did. Nothing to do where no leaf does.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`], [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::OutOfMemory`]: nothing has
+    /// changed. [`HwError::TimedOut`], [`HwError::Queue`]: the leaf may have been split.
+    fn split(&self, at: Iova) -> Result<Transition, HwError> {
+        let _ = at;
+        Err(HwError::Unsupported("splitting leaves"))
+    }
+
+    /// Starts or stops recording which memory is written through the domain.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`] where the domain was not made for it; [`HwError::TimedOut`], [`HwError::Queue`].
+    fn set_dirty_tracking(&self, on: bool) -> Result<(), HwError> {
+        let _ = on;
+        Err(HwError::Unsupported("dirty tracking"))
+    }
+
+    /// Hands those parts of `range`, which the domain's smallest page divides, to `dirty` that were written through since
+    /// the record was last cleared: in rising order, in whole leaves (cut to the range), joined where they touch. What is
+    /// not mapped is clean.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`], [`HwError::Misaligned`], [`HwError::OutOfRange`].
+    fn read_dirty(&self, range: IovaRange, dirty: &mut dyn FnMut(IovaRange)) -> Result<(), HwError> {
+        let _ = (range, dirty);
+        Err(HwError::Unsupported("dirty tracking"))
+    }
+
+    /// As [`Domain::read_dirty`], and clears the record of what it hands over. Writes are recorded anew once the
+    /// [flush](Domain::flush) of `gather` was confirmed; those before it may be missed by the next read only if they were
+    /// handed over by this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Domain::read_dirty`], and [`HwError::ForeignDomain`].
+    fn read_and_clear_dirty(
+        &self,
+        range: IovaRange,
+        gather: &mut Gather,
+        dirty: &mut dyn FnMut(IovaRange),
+    ) -> Result<(), HwError> {
+        let _ = (range, gather, dirty);
+        Err(HwError::Unsupported("dirty tracking"))
+    }
 
     /// Where the tables send `iova`, if anywhere.
     fn translate(&self, iova: Iova) -> Option<Translation>;

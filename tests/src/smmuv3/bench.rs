@@ -5,7 +5,7 @@ pub use crate::bench::{BASE, TIMEOUT, extent, map, range, try_unmap, unmap};
 use super::case::Case;
 use super::spy::Spy;
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{Domain, DomainConfig, Stream, StreamId, Target, Transition, Unit as _};
+use iommu_core::hw::{self, Domain, DomainConfig, Stream, StreamId, Target, Transition, Unit as _};
 use iommu_models::memory::TestMemory;
 use iommu_models::smmuv3::{Command, FaultCode, Model};
 use iommu_smmuv3::{Config, Structure, Unit};
@@ -68,9 +68,14 @@ impl Bench {
         Self { memory, model, spy, unit, case: case.clone(), at_start }
     }
 
+    /// The driver, as address spaces take it.
+    pub fn handle(&self) -> Arc<dyn hw::Unit> {
+        Arc::new(self.unit.clone())
+    }
+
     /// An empty domain.
     pub fn domain(&self) -> Box<dyn Domain> {
-        self.unit.create_domain(&DomainConfig { stage: self.case.stage }).expect("a domain")
+        self.unit.create_domain(&DomainConfig::new(self.case.stage)).expect("a domain")
     }
 
     /// A domain with one mapping, readable and writable.

@@ -7,7 +7,7 @@ use crate::{COHERENT, NON_COHERENT, find, leaf_table, parts};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{Gather, HwError, Prot};
 use iommu_hal::WalkerMemory;
-use iommu_pgtable::{Claim, Removed};
+use iommu_pgtable::{Claim, Removed, SharedTable};
 use shuttle::rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,8 @@ const PUT_IN: usize = 600;
 const RETIRE: usize = 300;
 const RESHAPE: usize = 200;
 const COLLAPSE: usize = 400;
-const _: () = assert!(6 * PUT_IN + 2 * RETIRE + 2 * RESHAPE + 2 * COLLAPSE >= 2_000);
+const SHARED: usize = 600;
+const _: () = assert!(6 * PUT_IN + 2 * RETIRE + 2 * RESHAPE + 2 * COLLAPSE + 2 * SHARED >= 2_000);
 
 /// CPUs that map next to each other below tables that are not there yet, each of which must find its pages reachable
 /// for hardware when it is done. With `short` memory some of them fail.
@@ -322,4 +323,111 @@ fn collapse<K: Kind>(how: WalkerMemory) -> u64 {
 fn a_huge_leaf_replaces_tables_next_to_neighbours() {
     explore("a huge leaf replaces tables", COLLAPSE, || collapse::<Second4>(COHERENT));
     explore("a huge leaf replaces tables, not snooped", COLLAPSE, || collapse::<ArmFirst4>(NON_COHERENT));
+}
+
+/// How often each of two outcomes came about, of those that the order decides.
+#[derive(Default)]
+struct Outcomes {
+    mapped_first: AtomicUsize,
+    mapped_between: AtomicUsize,
+    seen_small: AtomicUsize,
+    seen_large: AtomicUsize,
+    seen_nothing: AtomicUsize,
+}
+
+/// CPUs that come with overlapping ranges of a shared table: one takes a whole table out, frees it and maps a large leaf
+/// in its place; one looks up addresses there; one maps and unmaps a page there, and one beside it; one works elsewhere.
+fn shared<K: Kind>(how: WalkerMemory, outcomes: &Outcomes) -> u64 {
+    let hal = Stepped::new::<K>(how);
+    let mut table = K::table_in(&hal, how);
+    let root = table.root();
+    let (large, page) = (K::LARGE, K::PAGE);
+    let (whole, inside, beside) = (range(large, large), range(large + 3 * page, page), range(2 * large, page));
+    let small = run(large + page, large);
+    table.exclusive().map(whole.start(), &[small], Prot::READ, &mut Unit::default()).unwrap();
+    let shared = SharedTable::new(table);
+    let count = |outcome: &AtomicUsize| _ = outcome.fetch_add(1, Ordering::Relaxed);
+    hal.step();
+    shuttle::thread::scope(|scope| {
+        let (hal, shared) = (&hal, &shared);
+        scope.spawn(move || {
+            let frame = leaf_table::<K>(&hal.memory, root, large).unwrap();
+            hal.guard(frame);
+            let mut gather = Gather::new();
+            shared.unmap(whole, &mut gather, &mut |_| ()).unwrap();
+            hal.release(frame);
+            // SAFETY: there is no hardware but what `guard` stands for.
+            unsafe { shared.free_gathered(&mut gather) };
+            assert!(hal.was_freed(frame));
+            match shared.map(whole.start(), &[run(large, large)], Prot::READ, &mut Unit::default()) {
+                Ok(()) => count(&outcomes.mapped_first),
+                Err(error) => assert_eq!(error, HwError::AlreadyMapped { iova: inside.start() }),
+            }
+        });
+        scope.spawn(move || {
+            for at in [0, 3, 9, 3] {
+                let at = large + at * page;
+                match shared.translate(iova(at)).map(|to| to.phys.get()) {
+                    None => count(&outcomes.seen_nothing),
+                    Some(phys) if phys == at => count(&outcomes.seen_large),
+                    Some(phys) => {
+                        assert_eq!(phys, at + page);
+                        count(&outcomes.seen_small);
+                    }
+                }
+            }
+        });
+        scope.spawn(move || {
+            let (unit, mut gather) = (&mut Unit::default(), Gather::new());
+            let mapped = shared.map(inside.start(), &[run(large + 3 * page, page)], Prot::READ, unit);
+            shared.map(beside.start(), &[run(0, page)], Prot::READ, unit).unwrap();
+            assert!(find::<K>(&hal.memory, root, how, 2 * large).is_some());
+            match mapped {
+                Ok(()) => {
+                    count(&outcomes.mapped_between);
+                    shared.unmap(inside, &mut gather, &mut |_| ()).unwrap();
+                }
+                Err(error) => assert_eq!(error, HwError::AlreadyMapped { iova: inside.start() }),
+            }
+            // SAFETY: as above.
+            unsafe { shared.free_gathered(&mut gather) };
+            // Half of the large leaf, if it is there, or of its table.
+            assert!(shared.split(iova(large + large / 2), unit).is_ok());
+        });
+        scope.spawn(move || {
+            // Shares the tables above, and waits for nobody.
+            for at in [4 * large, 4 * large + page, 5 * large] {
+                let part = range(at, page);
+                shared.map(part.start(), &[run(0, page)], Prot::READ, &mut Unit::default()).unwrap();
+                assert!(find::<K>(&hal.memory, root, how, at).is_some());
+                shared.unmap(part, &mut Gather::new(), &mut |_| ()).unwrap();
+            }
+        });
+    });
+    let order = hal.stop();
+    let table = shared.into_inner();
+    let leaves = common::leaves_in::<K, _>(&hal.memory, &table, how);
+    assert!(leaves.iter().all(|leaf| leaf.phys == leaf.iova || leaf.iova == 2 * large), "{leaves:x?}");
+    assert!(leaves.last().is_some_and(|leaf| leaf.iova == 2 * large));
+    drop(table);
+    assert_eq!(hal.memory.in_use(), 0);
+    hal.memory.check_freed();
+    order
+}
+
+fn explore_shared<K: Kind + 'static>(name: &str, how: WalkerMemory) {
+    let outcomes = Arc::new(Outcomes::default());
+    let counts = outcomes.clone();
+    explore(name, SHARED, move || shared::<K>(how, &counts));
+    let Outcomes { mapped_first, mapped_between, seen_small, seen_large, seen_nothing } = &*outcomes;
+    let seen = [mapped_first, mapped_between, seen_small, seen_large, seen_nothing];
+    let seen = seen.map(|count| count.load(Ordering::Relaxed));
+    println!("large leaf, page before it, and looks that found pages, the leaf, nothing: {seen:?}");
+    assert!(seen.iter().all(|count| *count >= 10), "{seen:?}");
+}
+
+#[test]
+fn overlapping_ranges_of_a_shared_table_take_turns() {
+    explore_shared::<Second4>("overlapping ranges", COHERENT);
+    explore_shared::<ArmFirst4>("overlapping ranges, not snooped", NON_COHERENT);
 }

@@ -118,6 +118,7 @@ unsafe impl Hal for Stepped {
 
     fn phys_to_virt(&self, phys: PhysAddr) -> NonNull<u8> {
         self.point(4);
+        assert!(self.memory.is_allocated(phys), "a look into a frame that was freed: {phys}");
         self.memory.phys_to_virt(phys)
     }
 
