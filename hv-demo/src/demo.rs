@@ -4,6 +4,7 @@ use crate::arch::iommu::Iommus;
 use crate::checks::Device;
 use crate::cmdline::CommandLine;
 use crate::edu::Edu;
+use crate::function::ConfigSpace;
 use crate::hal::map_registers;
 use crate::pci::{Ecam, PciFunction};
 use crate::platform::{PciHost, Platform};
@@ -11,9 +12,14 @@ use crate::report::Report;
 use crate::{arch, crash, memory, pci, scenario};
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use iommu_core::device::{self as core_device, DeviceConfig};
+use iommu_core::group::Group;
+use iommu_core::hw::{Prot, StreamId};
+use iommu_core::region::{RegionKind, ReservedRegion};
 use iommu_discovery::Sbdf;
-use iommu_discovery::topology::{FunctionKind, Topology};
+use iommu_discovery::topology::{FunctionKind, GroupId, Topology};
 
 /// Names of the functions that do DMA, in the order of their addresses.
 const NAMES: [&str; 4] = ["edu0", "edu1", "edu2", "edu3"];
@@ -58,6 +64,7 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
     }
     let masters = functions.iter().filter(|function| function.is_bus_master(&ecam)).count();
     report.state("functions that can do DMA while the units come up", 0, masters);
+    let ecam = Arc::new(ecam);
     let topology = Topology::new(functions.iter().map(|function| function.function))
         .map_err(|error| format!("PCI topology: {error}"))?;
 
@@ -74,30 +81,61 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
     // Bridges do no DMA of their own; what they forward is up to the functions below them.
     for bridge in functions.iter().filter(|function| matches!(function.function.kind, FunctionKind::Bridge { .. })) {
         // SAFETY: translation is on, so that what it forwards reaches what its requester id is given and nothing else.
-        unsafe { bridge.set_bus_master(&ecam, true) };
+        unsafe { bridge.set_bus_master(&*ecam, true) };
     }
+    let groups = topology.groups().map_err(|error| format!("groups: {error}"))?;
+    // As the core has them: functions that cannot be kept apart have one owner.
+    let mut owned: Vec<(GroupId, Group)> = Vec::new();
     let mut devices: Vec<Device> = Vec::new();
     for (name, function) in NAMES.into_iter().zip([first, second, third, fourth]) {
         let serving = iommus.unit_of(&topology, function.sbdf()).ok_or("no unit serves a function")?;
-        if !core::ptr::addr_eq(serving, unit) {
+        if !Arc::ptr_eq(serving, unit) {
             return Err(format!("{name} has another unit than the others"));
         }
         let stream_of = |id| {
             let stream = iommus.stream_of(Sbdf::new(function.sbdf().segment, id));
             stream.ok_or_else(|| format!("{name}: no unit sees its DMA as {id}"))
         };
-        let streams = topology.aliases(function.sbdf()).map(stream_of).collect::<Result<_, _>>()?;
+        let streams: Vec<StreamId> = topology.aliases(function.sbdf()).map(stream_of).collect::<Result<_, _>>()?;
+        let space = Arc::new(ConfigSpace::new(ecam.clone(), (*function).clone()));
         // SAFETY: firmware gave the BARs their addresses; this is the one driver; and translation is on, so that the
         // function's DMA reaches what it is given and nothing else.
         let edu = unsafe {
-            function.set_memory_decoding(&ecam, true);
-            function.set_bus_master(&ecam, true);
+            function.set_memory_decoding(&*ecam, true);
+            space.let_loose();
             Edu::new(function).map_err(|error| format!("{name}: {error}"))?
         };
         println!("{name} is {}, identification {:#x}", function.sbdf(), edu.identification());
         report.state(&format!("{name} answers"), true, edu.is_alive());
         let stream = stream_of(topology.dma_id(function.sbdf()))?;
-        devices.push(Device { name, edu, stream, streams, held: Vec::new() });
+        let id = groups.of(function.sbdf()).ok_or("a function is in no group")?.id;
+        let group = match owned.iter().find(|(known, _)| *known == id) {
+            Some((_, group)) => group.clone(),
+            None => {
+                let group = Group::new(None).map_err(|error| format!("{name}: {error}"))?;
+                owned.push((id, group.clone()));
+                group
+            }
+        };
+        let direct = RegionKind::Direct { prot: Prot::READ_WRITE };
+        let reserved = iommus.reserved_of(&topology, function.sbdf());
+        let regions: Vec<ReservedRegion> = reserved.map(|range| ReservedRegion { range, kind: direct }).collect();
+        let assigned = core_device::Device::new(
+            &group,
+            &DeviceConfig {
+                unit: unit.clone(),
+                streams: &streams,
+                function: Some(space.clone()),
+                regions: &regions,
+                coherent: true,
+                // Interrupt remapping is a later step.
+                isolated_msi: false,
+                router: None,
+                account: None,
+            },
+        );
+        let assigned = assigned.map_err(|error| format!("{name}: {error}"))?;
+        devices.push(Device { name, edu, stream, streams, assigned, space, held: Vec::new() });
     }
     // Firmware may fold requesters into one stream; such functions can have one owner only.
     let apart = |one: &Device, other: &Device| one.streams.iter().all(|stream| !other.streams.contains(stream));
@@ -107,7 +145,7 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
     }
     let devices = devices.try_into().map_err(|_| "four devices")?;
 
-    scenario::check_options(unit, cmdline, report);
+    scenario::check_options(&**unit, cmdline, report);
     scenario::run(unit, stage, devices, report);
     Ok(())
 }

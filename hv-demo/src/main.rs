@@ -27,6 +27,8 @@ mod demo;
 #[cfg(target_os = "none")]
 mod edu;
 #[cfg(target_os = "none")]
+mod function;
+#[cfg(target_os = "none")]
 mod hal;
 #[cfg(target_os = "none")]
 mod iommu;

@@ -1,12 +1,17 @@
-//! Partitions: memory seen at guest-physical addresses, behind one domain.
+//! Partitions: a quota, memory seen at guest-physical addresses, and the functions that may reach it.
 
 use crate::iommu::DemoUnit;
 use crate::memory::Ram;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
+use iommu_core::Error;
 use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysExtent};
-use iommu_core::hw::{Domain, DomainConfig, HwError, Prot, Stage};
-use iommu_core::ioas::{DomainId, Ioas, IoasError};
+use iommu_core::group::OwnerId;
+use iommu_core::hw::{Prot, Stage, Unit};
+use iommu_core::hwpt::{Hwpt, HwptConfig};
+use iommu_core::ioas::{Ioas, IoasConfig, Placement};
+use iommu_core::pages::{Memory, MemoryError, Pages};
+use iommu_core::quota::{Account, Amounts};
 
 /// Guest-physical addresses, the same in every partition but for the private pages. None of them is the physical address
 /// of anything that the checks of foreign memory aim at.
@@ -30,19 +35,44 @@ pub mod address {
 }
 
 /// Memory of a partition: runs of RAM that lie one after the other at guest-physical addresses.
+///
+/// The core has a share in it as long as any device might reach it, so that dropping a buffer frees nothing too early.
 pub struct Buffer {
     iova: Iova,
     prot: Prot,
-    runs: Vec<Ram>,
+    runs: Arc<Runs>,
+}
+
+/// The RAM of a buffer, as the core sees it. It stays where it is, so there is nothing to do to pin it.
+struct Runs(Vec<Ram>);
+
+impl Memory for Runs {
+    fn len(&self) -> u64 {
+        self.0.iter().map(|ram| ram.extent().len).sum()
+    }
+
+    fn extents_hint(&self) -> usize {
+        self.0.len()
+    }
+
+    fn pin(&self, extent: &mut dyn FnMut(PhysExtent) -> Result<(), MemoryError>) -> Result<(), MemoryError> {
+        self.0.iter().try_for_each(|ram| extent(ram.extent()))
+    }
+
+    fn unpin(&self) {}
 }
 
 impl Buffer {
+    fn of(iova: u64, prot: Prot, runs: Vec<Ram>) -> Self {
+        Self { iova: Iova::new(iova), prot, runs: Arc::new(Runs(runs)) }
+    }
+
     /// One run of 2^`order` frames at `iova`.
     pub fn contiguous(iova: u64, order: u8, prot: Prot) -> Option<Self> {
         let mut runs = Vec::new();
         runs.try_reserve(1).ok()?;
         runs.push(Ram::alloc(order)?);
-        Some(Self { iova: Iova::new(iova), prot, runs })
+        Some(Self::of(iova, prot, runs))
     }
 
     /// `pages` single frames at `iova`, no two of which are neighbours.
@@ -56,7 +86,7 @@ impl Buffer {
         }
         // Downwards, so that not even the order is that of the addresses.
         runs.sort_by_key(|ram| core::cmp::Reverse(ram.extent().start));
-        Some(Self { iova: Iova::new(iova), prot, runs })
+        Some(Self::of(iova, prot, runs))
     }
 
     /// Where the partition sees it.
@@ -71,7 +101,7 @@ impl Buffer {
 
     /// Its length in bytes.
     pub fn len(&self) -> u64 {
-        self.runs.iter().map(|ram| ram.extent().len).sum()
+        self.runs.len()
     }
 
     /// The addresses it takes; `None` where it is empty.
@@ -81,7 +111,7 @@ impl Buffer {
 
     /// The memory behind it.
     pub fn extents(&self) -> Vec<PhysExtent> {
-        self.runs.iter().map(Ram::extent).collect()
+        self.runs.0.iter().map(Ram::extent).collect()
     }
 
     /// The memory behind `len` bytes from `offset`.
@@ -115,7 +145,7 @@ impl Buffer {
     /// Calls `visit` with each run that a range touches, where in the run, how much of it, and how much came before.
     fn for_each_part(&self, offset: u64, len: u64, mut visit: impl FnMut(&Ram, u64, u64, u64)) {
         let (mut start, mut done) = (offset, 0);
-        for ram in &self.runs {
+        for ram in &self.runs.0 {
             let run = ram.extent().len;
             if start < run && done < len {
                 let part = (run - start).min(len - done);
@@ -129,12 +159,26 @@ impl Buffer {
     }
 }
 
+/// What a partition may have in objects of the core: an address space, a domain, its functions, and memory.
+const OBJECTS: u64 = 16;
+
+/// Bytes that the core's records of a partition may take.
+const RECORDS: u64 = 64 << 10;
+
+/// Memory that a partition may have mapped beyond its own: what the checks map and unmap.
+const SPARE: u64 = 4 << 20;
+
 /// A partition.
 pub struct Partition {
     /// Its name.
     pub name: &'static str,
+    /// Its number, by which it owns functions.
+    pub owner: OwnerId,
+    /// What it may use.
+    pub account: Account,
+    // Before the address space: it leaves that first.
+    hwpt: Hwpt,
     ioas: Ioas,
-    domain: DomainId,
     /// One 4 KiB page; in every partition at the same address.
     pub page: Buffer,
     /// 2 MiB in one leaf.
@@ -149,114 +193,81 @@ pub struct Partition {
     pub private: Buffer,
 }
 
-/// Why a partition could not be set up.
-#[derive(Debug)]
-pub enum PartitionError {
-    /// No memory for it.
-    OutOfMemory,
-    /// Its unit refused.
-    Unit(HwError),
-    /// Its address space refused.
-    Ioas(IoasError),
-}
-
-impl fmt::Display for PartitionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OutOfMemory => f.write_str("out of memory"),
-            Self::Unit(error) => error.fmt(f),
-            Self::Ioas(error) => error.fmt(f),
-        }
-    }
-}
-
 impl Partition {
     /// A partition with all its memory mapped in a domain of `unit`; `private` is where its private page lies.
-    pub fn new(name: &'static str, unit: &dyn DemoUnit, stage: Stage, private: u64) -> Result<Self, PartitionError> {
-        let memory = |buffer: Option<Buffer>| buffer.ok_or(PartitionError::OutOfMemory);
-        let mut ioas = Ioas::new();
-        let domain = unit.create_domain(&DomainConfig::new(stage)).map_err(PartitionError::Unit)?;
-        let domain = ioas.add_domain(domain).map_err(PartitionError::Ioas)?;
-        let mut partition = Self {
-            name,
-            ioas,
-            domain,
-            page: memory(Buffer::contiguous(address::PAGE, 0, Prot::READ_WRITE))?,
-            large: memory(Buffer::contiguous(address::LARGE, 9, Prot::READ_WRITE))?,
-            huge: memory(Buffer::contiguous(address::HUGE, 18, Prot::READ_WRITE))?,
-            scattered: memory(Buffer::scattered(address::SCATTERED, 4, Prot::READ_WRITE))?,
-            read_only: memory(Buffer::contiguous(address::READ_ONLY, 0, Prot::READ))?,
-            private: memory(Buffer::contiguous(private, 0, Prot::READ_WRITE))?,
-        };
-        let Self { ioas, page, large, huge, scattered, read_only, private, .. } = &mut partition;
-        for buffer in [page, large, huge, scattered, read_only, private] {
-            map(ioas, buffer).map_err(PartitionError::Ioas)?;
-        }
-        Ok(partition)
-    }
-
-    /// The domain, for attaching streams.
     ///
     /// # Errors
     ///
-    /// Never, as long as the partition exists.
-    pub fn domain(&self) -> Result<&dyn Domain, HwError> {
-        self.ioas.domain(self.domain).ok_or(HwError::ForeignDomain)
+    /// What the core says.
+    pub fn new(
+        name: &'static str,
+        owner: OwnerId,
+        unit: &Arc<dyn DemoUnit>,
+        stage: Stage,
+        private: u64,
+    ) -> Result<Self, Error> {
+        let memory = |buffer: Option<Buffer>| buffer.ok_or(Error::OutOfMemory);
+        let page = memory(Buffer::contiguous(address::PAGE, 0, Prot::READ_WRITE))?;
+        let large = memory(Buffer::contiguous(address::LARGE, 9, Prot::READ_WRITE))?;
+        let huge = memory(Buffer::contiguous(address::HUGE, 18, Prot::READ_WRITE))?;
+        let scattered = memory(Buffer::scattered(address::SCATTERED, 4, Prot::READ_WRITE))?;
+        let read_only = memory(Buffer::contiguous(address::READ_ONLY, 0, Prot::READ))?;
+        let private = memory(Buffer::contiguous(private, 0, Prot::READ_WRITE))?;
+        let own = [&page, &large, &huge, &scattered, &read_only, &private];
+        let pinned = own.iter().map(|buffer| buffer.len()).sum::<u64>() + SPARE;
+        let limits = Amounts { pinned, metadata: RECORDS, objects: OBJECTS, pasids: 0 };
+
+        let account = Account::new(limits)?;
+        let ioas = Ioas::new(IoasConfig { account: Some(account.clone()), ..IoasConfig::default() })?;
+        let unit: Arc<dyn Unit> = unit.clone();
+        let hwpt = Hwpt::new(&ioas, &unit, HwptConfig::new(stage))?;
+        own.iter().try_for_each(|buffer| map(&account, &ioas, buffer))?;
+        Ok(Self { name, owner, account, hwpt, ioas, page, large, huge, scattered, read_only, private })
+    }
+
+    /// The domain, for attaching functions.
+    pub fn hwpt(&self) -> &Hwpt {
+        &self.hwpt
     }
 
     /// Maps one more buffer.
     ///
     /// # Errors
     ///
-    /// What the address space says.
-    pub fn map(&mut self, buffer: &Buffer) -> Result<(), IoasError> {
-        map(&mut self.ioas, buffer)
+    /// What the core says.
+    pub fn map(&self, buffer: &Buffer) -> Result<(), Error> {
+        map(&self.account, &self.ioas, buffer)
     }
 
     /// Takes a buffer away. Once this returns no device can reach it.
     ///
     /// # Errors
     ///
-    /// What the address space says; then the memory must not be reused.
-    pub fn unmap(&mut self, buffer: &Buffer) -> Result<u64, IoasError> {
-        let range = buffer.range().ok_or(IoasError::Empty)?;
-        self.ioas.unmap(range)
+    /// What the core says; then it keeps the memory.
+    pub fn unmap(&self, buffer: &Buffer) -> Result<u64, Error> {
+        self.ioas.unmap(buffer.range().ok_or(Error::Empty)?)
     }
 
-    /// Takes the partition down: blocks its functions and gives its memory back once hardware has confirmed that.
+    /// Takes the partition down, to which no function is attached any more, and gives its memory back.
     ///
     /// # Errors
     ///
-    /// What the address space says; then the memory stays allocated for ever.
-    pub fn end(mut self) -> Result<(), IoasError> {
-        // Dropped afterwards, which finds no domain any more.
-        self.ioas.remove_domain(self.domain)
+    /// What the core says; then the memory stays allocated for ever.
+    pub fn end(self) -> Result<(), Error> {
+        let Self { hwpt, ioas, .. } = self;
+        hwpt.destroy().map_err(|(_, error)| error)?;
+        ioas.unmap_all().map(|_| ())
     }
 
     /// The page size behind `iova` in the tables; 0 where nothing is mapped.
     pub fn leaf_size(&self, iova: Iova) -> u64 {
-        let translation = self.domain().ok().and_then(|domain| domain.translate(iova));
-        translation.map_or(0, |translation| translation.page_size)
+        self.hwpt.domain().translate(iova).map_or(0, |translation| translation.page_size)
     }
 }
 
-impl Drop for Partition {
-    fn drop(&mut self) {
-        match self.ioas.remove_domain(self.domain) {
-            Ok(()) | Err(IoasError::NoDomain) => {}
-            Err(error) => {
-                println!("{}: {error}; its memory stays allocated", self.name);
-                let Self { page, large, huge, scattered, read_only, private, .. } = self;
-                for buffer in [page, large, huge, scattered, read_only, private] {
-                    core::mem::take(&mut buffer.runs).into_iter().for_each(core::mem::forget);
-                }
-            }
-        }
-    }
-}
-
-fn map(ioas: &mut Ioas, buffer: &Buffer) -> Result<(), IoasError> {
-    ioas.map_fixed(buffer.iova, &buffer.extents(), buffer.prot)
+fn map(account: &Account, ioas: &Ioas, buffer: &Buffer) -> Result<(), Error> {
+    let pages = Pages::new(buffer.runs.clone(), Some(account))?;
+    ioas.map(&pages, 0, pages.len(), Placement::Fixed(buffer.iova), buffer.prot).map(|_| ())
 }
 
 // The transfers of the demo are of one page at most.

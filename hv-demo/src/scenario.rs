@@ -7,6 +7,8 @@ use crate::partition::{Partition, address};
 use crate::report::Report;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
+use iommu_core::group::OwnerId;
 use iommu_core::hw::Stage;
 
 /// The stage that a scenario is about; `None` where there is no such scenario. Both architectures' names are known.
@@ -19,15 +21,14 @@ pub fn stage_of(scenario: &str) -> Option<Stage> {
 }
 
 /// Runs every check on `unit`, with four functions that it serves, the last of which stands behind a bridge.
-pub fn run(unit: &dyn DemoUnit, stage: Stage, devices: [Device; 4], report: &mut Report) {
+pub fn run(unit: &Arc<dyn DemoUnit>, stage: Stage, devices: [Device; 4], report: &mut Report) {
     let [mut first, mut second, mut third, mut bridged] = devices;
-    let partition = |name, private| Partition::new(name, unit, stage, private);
-    let (red, blue) = match (partition("red", address::RED), partition("blue", address::BLUE)) {
+    let partition = |name, owner, private| Partition::new(name, OwnerId(owner), unit, stage, private);
+    let (red, blue) = match (partition("red", 1, address::RED), partition("blue", 2, address::BLUE)) {
         (Ok(red), Ok(blue)) => (red, blue),
         (Err(error), _) | (_, Err(error)) => return report.trouble("two partitions", &error),
     };
-    let mut red = red;
-    let lab = &mut Lab { unit, stage, report };
+    let lab = &mut Lab { unit: &**unit, stage, report };
 
     outside::blocked(lab, "before any attach", &mut first, &red, Refusal::NothingAttached, 1);
     lab.attach("red: attach edu0", &first, &red);
@@ -43,8 +44,9 @@ pub fn run(unit: &dyn DemoUnit, stage: Stage, devices: [Device; 4], report: &mut
     outside::hypervisor(lab, &mut first, &red);
     outside::blocked(lab, "unassigned", &mut third, &red, Refusal::NotAttached, 60);
 
-    changes::unmap_and_remap(lab, &mut first, &mut red, 0, 70);
-    changes::unmap_and_remap(lab, &mut first, &mut red, 9, 75);
+    changes::quota(lab, &red);
+    changes::unmap_and_remap(lab, &mut first, &red, 0, 70);
+    changes::unmap_and_remap(lab, &mut first, &red, 9, 75);
     changes::detach(lab, &mut first, &red, 80);
     changes::change_owner(lab, &mut first, &red, &blue, 85);
 
@@ -55,8 +57,8 @@ pub fn run(unit: &dyn DemoUnit, stage: Stage, devices: [Device; 4], report: &mut
     outside::other_partition(lab, &mut bridged, &red, &blue, 96);
     changes::detach(lab, &mut bridged, &red, 100);
 
-    changes::end_of_partition(lab, &mut bridged, red, 105);
-    changes::end_of_partition(lab, &mut first, blue, 110);
+    changes::end_of_partition(lab, &mut bridged, &[], red, 105);
+    changes::end_of_partition(lab, &mut first, &[&second], blue, 110);
 }
 
 /// Checks that the options given to the IOMMU on QEMU's command line took effect: some are ignored silently.

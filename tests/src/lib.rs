@@ -11,6 +11,7 @@
 //! * [`random`]: numbers for random tests.
 //! * [`script`]: runs `qemu-run.sh`.
 //! * [`smmuv3`]: the same furniture for SMMUv3: bench, case, spy, timeline, pieces.
+//! * [`spaces`]: address spaces over real drivers.
 //! * [`tables`]: firmware tables, byte by byte.
 
 pub mod bench;
@@ -21,6 +22,7 @@ pub mod pieces;
 pub mod random;
 pub mod script;
 pub mod smmuv3;
+pub mod spaces;
 pub mod spy;
 pub mod tables;
 pub mod timeline;

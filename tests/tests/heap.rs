@@ -3,15 +3,18 @@
 //!
 //! An allocator that aborts instead of returning an error ends this whole test binary.
 
-use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{Domain, DomainConfig, HwError, Prot, Target, Unit as _};
-use iommu_core::ioas::{Ioas, IoasError};
+use iommu_core::Error;
+use iommu_core::addr::{Iova, IovaRange, PhysAddr};
+use iommu_core::hw::{self, DomainConfig, HwError, Prot, Target, Unit as _};
+use iommu_core::hwpt::{Hwpt, HwptConfig};
+use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::{FaultCode, Model};
 use iommu_tests::bench::{TIMEOUT, extent, memory, range, stream};
 use iommu_tests::case::Case;
+use iommu_tests::spaces::{areas, iova_ranges, map_fixed};
 use iommu_vtd::{Config, Unit};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -218,41 +221,74 @@ fn a_replacement_needs_no_heap() {
 fn an_address_space_survives_a_heap_that_is_full() {
     for case in Case::plain() {
         let (unit, model) = up(&case);
-        let mut ioas = Ioas::new();
-        let mut n = 0;
-        let id = loop {
-            let domain: Box<dyn Domain> = unit.create_domain(&DomainConfig::new(case.stage)).unwrap();
-            match with_heap_of(n, || ioas.add_domain(domain)) {
-                Ok(id) => break id,
-                Err(error) => {
-                    assert!(matches!(error, IoasError::OutOfMemory | IoasError::Domain(HwError::OutOfMemory)))
-                }
-            }
-            assert_eq!(ioas.iova_ranges().count(), 1, "nothing stays reserved");
-            n += 1;
-        };
-        assert!(n >= 2, "members and reserved ranges are on the heap");
-        unit.attach(stream(RED), Target::Paging(ioas.domain(id).unwrap())).unwrap();
+        let kept = model.memory().in_use();
+        let new = || Ioas::new(IoasConfig::default());
+        let (ioas, failed) = until_it_succeeds(new, Error::OutOfMemory, || ());
+        assert!(failed >= 1, "what handles share is on the heap");
+        let handle: Arc<dyn hw::Unit> = Arc::new(unit.clone());
+        let join = || Hwpt::new(&ioas, &handle, HwptConfig::new(case.stage));
+        let join = || join().map_err(|error| error.errno());
+        let (hwpt, failed) = until_it_succeeds(join, Error::OutOfMemory.errno(), || {
+            assert_eq!(iova_ranges(&ioas), [IovaRange::FULL], "nothing stays reserved");
+            assert_eq!(model.memory().in_use(), kept, "{}", case.name);
+        });
+        assert!(failed >= 4, "the domain, members and reserved ranges are on the heap");
+        unit.attach(stream(RED), Target::Paging(hwpt.domain())).unwrap();
         let mut failed = 0;
         for page in 0..40u64 {
             // Extents of an area are copied, and the list of areas grows.
-            for n in 0.. {
-                let (iova, memory) = (Iova::new(page << 12), [extent(0x5000_0000 + (page << 12), 0x1000)]);
-                match with_heap_of(n, || ioas.map_fixed(iova, &memory, Prot::READ_WRITE)) {
-                    Ok(()) => break,
-                    Err(error) => assert_eq!(error, IoasError::OutOfMemory),
-                }
-                failed += 1;
-                assert_eq!(ioas.areas().count() as u64, page);
-                model.dma(RED, None, iova, 1, false).unwrap_err();
-            }
-            let phys = model.dma(RED, None, Iova::new(page << 12), 1, true).unwrap()[0].start.get();
-            assert_eq!(phys, 0x5000_0000 + (page << 12));
+            let iova = page << 13;
+            let memory = [extent(0x5000_0000 + iova, 0x1000), extent(0x6000_0000 + iova, 0x1000)];
+            let map = || map_fixed(&ioas, iova, &memory, Prot::READ_WRITE);
+            let ((), times) = until_it_succeeds(map, Error::OutOfMemory, || {
+                assert_eq!(areas(&ioas).len() as u64, page);
+                model.dma(RED, None, Iova::new(iova), 1, false).unwrap_err();
+            });
+            failed += times;
+            let phys = model.dma(RED, None, Iova::new(iova), 1, true).unwrap()[0].start.get();
+            assert_eq!(phys, 0x5000_0000 + iova);
+            let phys = model.dma(RED, None, Iova::new(iova + 0x1fff), 1, true).unwrap()[0].start.get();
+            assert_eq!(phys, 0x6000_0000 + iova + 0xfff);
         }
         assert!(failed >= 40, "{failed}");
-        let unmapped = with_heap_of(0, || (ioas.unmap(range(0, 0x4000)), ioas.unmap_all(), ioas.remove_domain(id)));
-        assert_eq!(unmapped, (Ok(0x4000), Ok(36 << 12), Ok(())));
+        let unmapped = with_heap_of(0, || {
+            let unmapped = (ioas.unmap(range(0, 0x4000)), ioas.unmap_all(), hwpt.destroy().is_ok());
+            drop(ioas);
+            unmapped
+        });
+        assert_eq!(unmapped, (Ok(0x4000), Ok(38 << 13), true));
         model.dma(RED, None, Iova::new(0x8000), 1, true).unwrap_err();
         assert_eq!(model.violations(), []);
+        assert_eq!(model.memory().in_use(), kept + 1, "{}: a context table more", case.name);
+    }
+}
+
+/// What is mapped and attached goes without any heap, whichever handle goes first.
+#[test]
+fn an_address_space_and_its_domains_are_dropped_without_heap() {
+    for case in Case::plain() {
+        for domain_first in [false, true] {
+            let (unit, model) = up(&case);
+            let kept = model.memory().in_use();
+            let ioas = Ioas::new(IoasConfig::default()).unwrap();
+            let handle: Arc<dyn hw::Unit> = Arc::new(unit.clone());
+            let hwpt = Hwpt::new(&ioas, &handle, HwptConfig::new(case.stage)).unwrap();
+            unit.attach(stream(RED), Target::Paging(hwpt.domain())).unwrap();
+            for page in 0..40 {
+                map_fixed(&ioas, page << 13, &[extent(0x5000_0000 + (page << 12), 0x1000)], Prot::READ).unwrap();
+            }
+            with_heap_of(0, || {
+                if domain_first {
+                    drop(hwpt);
+                    drop(ioas);
+                } else {
+                    drop(ioas);
+                    drop(hwpt);
+                }
+            });
+            model.dma(RED, None, Iova::new(0), 1, false).unwrap_err();
+            assert_eq!(model.violations(), []);
+            assert_eq!(model.memory().in_use(), kept + 1, "{}: a context table more", case.name);
+        }
     }
 }

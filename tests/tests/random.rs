@@ -1,13 +1,16 @@
 //! Thousands of random operations on address spaces over the real driver, failures among them; after each, every page
 //! that was ever mapped and its neighbours are tried by every stream and compared with a flat oracle.
 
+use iommu_core::Error;
 use iommu_core::addr::{Iova, PhysExtent};
 use iommu_core::hw::{Domain, HwError, Prot, Target, Unit as _};
-use iommu_core::ioas::{Area, DomainId, Ioas, IoasError};
+use iommu_core::hwpt::{Hwpt, HwptConfig};
+use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_models::vtd::{FaultCode, Queue};
 use iommu_tests::bench::{Bench, extent, range, stream};
 use iommu_tests::case::Case;
 use iommu_tests::random::Random;
+use iommu_tests::spaces::{areas, map_fixed};
 use std::collections::{BTreeMap, BTreeSet};
 
 const LARGE: u64 = 1 << 21;
@@ -20,7 +23,7 @@ type Page = (u64, bool);
 struct Space {
     ioas: Ioas,
     /// By unit.
-    domains: Vec<DomainId>,
+    domains: Vec<Hwpt>,
     /// What the address space is to be: every page, and the areas by start.
     pages: BTreeMap<u64, Page>,
     areas: BTreeMap<u64, u64>,
@@ -43,8 +46,10 @@ impl World {
     fn new(case: &Case, units: usize, seed: u64) -> Self {
         let benches: Vec<Bench> = (0..units).map(|_| Bench::up(case)).collect();
         let space = |_| {
-            let mut ioas = Ioas::new();
-            let domains = benches.iter().map(|bench| ioas.add_domain(bench.domain()).unwrap()).collect();
+            let ioas = Ioas::new(IoasConfig::default()).unwrap();
+            let config = HwptConfig::new(case.stage);
+            let domain = |bench: &Bench| Hwpt::new(&ioas, &bench.handle(), config.clone()).unwrap();
+            let domains = benches.iter().map(domain).collect();
             Space { ioas, domains, pages: BTreeMap::new(), areas: BTreeMap::new() }
         };
         Self {
@@ -97,18 +102,18 @@ impl World {
             _ => {}
         }
         let space = &mut self.spaces[at];
-        let found = space.ioas.map_fixed(Iova::new(iova), &extents, prot);
+        let found = map_fixed(&space.ioas, iova, &extents, prot);
         self.benches[failing].memory.fail_never();
         self.benches[failing].model.set_queue(Queue::Running);
 
         let len: u64 = extents.iter().map(|extent| extent.len).sum();
         let overlap = space.areas.iter().find(|(start, held)| **start < iova + len && iova < **start + **held);
         match (found, overlap) {
-            (Err(IoasError::Overlap { area }), Some((start, held))) => assert_eq!(area, range(*start, *held)),
-            (Err(IoasError::Domain(HwError::OutOfMemory)), None) => assert!(trouble < 2),
-            (Err(IoasError::Domain(HwError::TimedOut(_))), None) => {
+            (Err(Error::Overlap { area }), Some((start, held))) => assert_eq!(area, range(*start, *held)),
+            (Err(Error::OutOfMemory), None) => assert!(trouble < 2),
+            (Err(Error::Hardware(HwError::TimedOut(_))), None) => {
                 assert_eq!(trouble, 2);
-                assert_eq!(space.ioas.areas().filter(|area| area.is_draining()).count(), 1);
+                assert_eq!(areas(&space.ioas).iter().filter(|area| area.draining).count(), 1);
                 assert_eq!(space.ioas.unmap(range(iova, len)), Ok(len), "taken back once the queue moves");
             }
             (Ok(()), None) => {
@@ -129,11 +134,11 @@ impl World {
     }
 
     fn unmap_area(&mut self, at: usize) -> String {
-        let areas: Vec<(u64, u64)> = self.spaces[at].areas.iter().map(|(start, len)| (*start, *len)).collect();
-        if areas.is_empty() {
+        let held: Vec<(u64, u64)> = self.spaces[at].areas.iter().map(|(start, len)| (*start, *len)).collect();
+        if held.is_empty() {
             return "nothing to unmap".into();
         }
-        let (start, len) = *self.random.choose(&areas);
+        let (start, len) = *self.random.choose(&held);
         let hang = self.random.below(10);
         let failing = self.random.below(self.benches.len() as u64) as usize;
         match hang {
@@ -147,11 +152,11 @@ impl World {
         self.benches[failing].model.fail_descriptor_after(usize::MAX);
         match found {
             Ok(bytes) => assert_eq!((bytes, hang > 1), (len, true)),
-            Err(IoasError::Domain(HwError::TimedOut(_) | HwError::Queue { .. })) => {
+            Err(Error::Hardware(HwError::TimedOut(_) | HwError::Queue { .. })) => {
                 assert!(hang < 2);
-                assert!(space.ioas.areas().any(|area| area.is_draining() && area.range() == range(start, len)));
-                let again = space.ioas.map_fixed(Iova::new(start), &[extent(0x1000, 0x1000)], Prot::READ);
-                assert!(matches!(again, Err(IoasError::Overlap { .. })));
+                assert!(areas(&space.ioas).iter().any(|area| area.draining && area.range == range(start, len)));
+                let again = map_fixed(&space.ioas, start, &[extent(0x1000, 0x1000)], Prot::READ);
+                assert!(matches!(again, Err(Error::Overlap { .. })));
                 assert_eq!(space.ioas.unmap(range(start, len)), Ok(len));
             }
             Err(other) => panic!("{other}"),
@@ -170,8 +175,8 @@ impl World {
             .collect();
         let cut = touched.iter().find(|(at, held)| *at < start || at + held > start + len);
         let expected = match (touched.is_empty(), cut) {
-            (true, _) => Err(IoasError::NotFound { iova: Iova::new(start) }),
-            (false, Some((at, held))) => Err(IoasError::CutsArea { area: range(*at, *held) }),
+            (true, _) => Err(Error::NotFound { iova: Iova::new(start) }),
+            (false, Some((at, held))) => Err(Error::CutsArea { area: range(*at, *held) }),
             (false, None) => Ok(touched.iter().map(|(_, held)| held).sum()),
         };
         assert_eq!(found, expected);
@@ -186,8 +191,7 @@ impl World {
         let number = self.random.below(STREAMS.len() as u64) as usize;
         let bench = &self.benches[unit];
         let target = if self.random.below(3) == 0 { None } else { Some(at) };
-        let domain: Option<&dyn Domain> =
-            target.map(|at| self.spaces[at].ioas.domain(self.spaces[at].domains[unit]).unwrap());
+        let domain: Option<&dyn Domain> = target.map(|at| self.spaces[at].domains[unit].domain());
         let trouble = self.random.below(10);
         match trouble {
             0 => bench.memory.exhaust_after(self.random.below(3) as usize),
@@ -274,7 +278,7 @@ fn run(case: &Case, units: usize, seed: u64, steps: usize) {
             });
         }
     }
-    assert!(world.spaces.iter().all(|space| space.ioas.areas().all(|area: &Area| !area.is_draining())));
+    assert!(world.spaces.iter().all(|space| areas(&space.ioas).iter().all(|area| !area.draining)));
     // Nothing is lost on the way, whatever failed.
     let World { benches, spaces, .. } = world;
     drop(spaces);

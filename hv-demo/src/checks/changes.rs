@@ -5,13 +5,18 @@ use crate::iommu::Refusal;
 use crate::partition::{Buffer, Partition, address};
 use crate::report::Entry;
 use alloc::format;
+use iommu_core::Error;
 use iommu_core::hw::{AccessKind, Prot};
+use iommu_core::quota::Resource;
+
+/// Order of a buffer that is larger than what the quota leaves.
+const OVER_QUOTA: u8 = 11;
 
 /// How much a refused transfer tries to move.
 const LEN: usize = 64;
 
 /// Map, use, unmap, use again: refused at once. Map other memory there: the new frame is reached and never the old.
-pub fn unmap_and_remap(lab: &mut Lab<'_>, device: &mut Device, partition: &mut Partition, order: u8, seed: u8) {
+pub fn unmap_and_remap(lab: &mut Lab<'_>, device: &mut Device, partition: &Partition, order: u8, seed: u8) {
     let (name, stage) = (partition.name, lab.stage);
     let size = if order == 0 { "4 KiB" } else { "2 MiB" };
     let memory = || Buffer::contiguous(address::CHANGING, order, Prot::READ_WRITE);
@@ -26,8 +31,7 @@ pub fn unmap_and_remap(lab: &mut Lab<'_>, device: &mut Device, partition: &mut P
     lab.round_trip(&check, device, &bytes, (&partition.page, 0), (&buffer, 0));
 
     if !unmap(lab, &format!("{name}: unmap {size}"), device, partition, &buffer) {
-        // The memory may still be reachable: it must never be given to anyone.
-        return core::mem::forget(buffer);
+        return;
     }
     let old = pattern(seed + 1);
     buffer.write(0, &old);
@@ -46,13 +50,11 @@ pub fn unmap_and_remap(lab: &mut Lab<'_>, device: &mut Device, partition: &mut P
     let check = format!("{name}: {size} after the remap");
     lab.round_trip(&check, device, &bytes, (&partition.page, 0), (&buffer, 0));
     lab.report.state(&format!("{name}: the old {size} are untouched"), true, holds(&fresh, 0, &old));
-    if !unmap(lab, &format!("{name}: unmap {size} again"), device, partition, &buffer) {
-        core::mem::forget(buffer);
-    }
+    unmap(lab, &format!("{name}: unmap {size} again"), device, partition, &buffer);
 }
 
 /// Takes `buffer` away and checks that hardware was made to forget it; `false` where the partition could not.
-fn unmap(lab: &mut Lab<'_>, check: &str, device: &Device, partition: &mut Partition, buffer: &Buffer) -> bool {
+fn unmap(lab: &mut Lab<'_>, check: &str, device: &Device, partition: &Partition, buffer: &Buffer) -> bool {
     let begin = lab.unit.sync();
     let unmapped = partition.unmap(buffer);
     // The wait of the flush itself: nothing else has been submitted since.
@@ -78,6 +80,20 @@ fn unmap(lab: &mut Lab<'_>, check: &str, device: &Device, partition: &mut Partit
 fn trouble(lab: &mut Lab<'_>, check: &str, what: &dyn core::fmt::Display) -> bool {
     lab.report.trouble(check, what);
     false
+}
+
+/// A map beyond the partition's quota is refused before anything happens; within, it is not.
+pub fn quota(lab: &mut Lab<'_>, partition: &Partition) {
+    let name = partition.name;
+    let before = partition.account.usage();
+    let Some(large) = Buffer::contiguous(address::CHANGING, OVER_QUOTA, Prot::READ_WRITE) else {
+        return lab.report.trouble(&format!("{name}: memory beyond its quota"), &"out of memory");
+    };
+    let refused = partition.map(&large).err();
+    let expected = Some(Error::Quota(Resource::Pinned));
+    lab.report.state(&format!("{name}: more than its quota is refused"), true, refused == expected);
+    lab.report.state(&format!("{name}: and costs nothing"), before.pinned, partition.account.usage().pinned);
+    lab.report.state(&format!("{name}: nothing of it is mapped"), 0, partition.leaf_size(large.iova()));
 }
 
 /// Detach: the function reaches nothing that it reached right before. Attached again, it does.
@@ -106,7 +122,7 @@ pub fn change_owner(lab: &mut Lab<'_>, device: &mut Device, from: &Partition, to
     let bytes = pattern(seed);
     let check = format!("{old}: before {} moves to {new}", device.name);
     lab.round_trip(&check, device, &bytes, (&from.page, 0), (&from.private, 0));
-    lab.attach(&format!("move {} from {old} to {new}", device.name), device, to);
+    lab.move_to(&format!("move {} from {old} to {new}", device.name), device, to);
 
     let kept = pattern(seed + 1);
     from.private.write(0, &kept);
@@ -123,14 +139,14 @@ pub fn change_owner(lab: &mut Lab<'_>, device: &mut Device, from: &Partition, to
     lab.report.state(&format!("moved to {new}: {old} keeps its page"), true, holds(&from.page, 0, &kept));
 }
 
-/// The end of a partition blocks its functions, whatever it had given them.
-pub fn end_of_partition(lab: &mut Lab<'_>, device: &mut Device, partition: Partition, seed: u8) {
+/// The end of a partition blocks its functions, `device` and `others`, whatever it had given them.
+pub fn end_of_partition(lab: &mut Lab<'_>, device: &mut Device, others: &[&Device], partition: Partition, seed: u8) {
     let name = partition.name;
     let bytes = pattern(seed);
     let check = format!("{name}: before its end");
     lab.round_trip(&check, device, &bytes, (&partition.page, 0), (&partition.private, 0));
     let iova = partition.private.iova();
-    lab.end(&format!("{name}: ends"), device, partition);
+    lab.end(&format!("{name}: ends"), device, others, partition);
     for access in [AccessKind::Write, AccessKind::Read] {
         let check = format!("{name}: {access} after its end");
         lab.refused(&check, device, Transfer { access, iova, len: LEN }, Refusal::NotAttached, || true);

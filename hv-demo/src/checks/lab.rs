@@ -2,14 +2,18 @@
 //! which markers of the IOMMU's own trace it happened.
 
 use crate::edu::{BUFFER_SIZE, Edu, EduError};
+use crate::function::ConfigSpace;
 use crate::hal::DemoHal;
 use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::partition::{Buffer, Partition};
 use crate::report::{Entry, Report};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use iommu_core::Error;
 use iommu_core::addr::{Iova, PhysExtent};
-use iommu_core::hw::{AccessKind, Fault, HwError, Stage, Stream, StreamId, Target};
+use iommu_core::device::AttachTo;
+use iommu_core::hw::{AccessKind, Fault, HwError, Stage, Stream, StreamId};
 
 /// A function of the machine that does DMA.
 pub struct Device {
@@ -21,6 +25,10 @@ pub struct Device {
     pub stream: StreamId,
     /// Every stream it may be seen under; all get the same target.
     pub streams: Vec<StreamId>,
+    /// What attaches it.
+    pub assigned: iommu_core::device::Device,
+    /// Its configuration space.
+    pub space: Arc<ConfigSpace>,
     /// What its buffer is known to begin with: it was seen to write that, and has read nothing since.
     pub held: Vec<u8>,
 }
@@ -139,24 +147,31 @@ impl Seen {
 impl Lab<'_> {
     /// Attaches `device` to `partition` under every name it has.
     pub fn attach(&mut self, check: &str, device: &Device, partition: &Partition) {
-        self.change("attach", check, device, |unit| {
-            let domain = partition.domain()?;
-            let mut streams = device.streams.iter().map(|stream| Stream::function(*stream));
-            streams.try_for_each(|stream| unit.attach(stream, Target::Paging(domain)).map(|_| ()))
-        });
+        self.change("attach", check, device, || give(device, partition));
+    }
+
+    /// Moves `device` from the partition that it is attached to, to another.
+    pub fn move_to(&mut self, check: &str, device: &Device, partition: &Partition) {
+        self.change("attach", check, device, || take(device).and_then(|()| give(device, partition)));
     }
 
     /// Blocks `device` under every name it has.
     pub fn detach(&mut self, check: &str, device: &Device) {
-        self.change("detach", check, device, |unit| {
-            let mut streams = device.streams.iter().map(|stream| Stream::function(*stream));
-            streams.try_for_each(|stream| unit.detach(stream).map(|_| ()))
-        });
+        self.change("detach", check, device, || take(device));
+        // What the checks see refused from now on, the IOMMU refuses.
+        // SAFETY: the function is attached to nothing, and translation is on.
+        unsafe { device.space.let_loose() };
     }
 
-    /// Takes a whole partition down, to which `device` is attached.
-    pub fn end(&mut self, check: &str, device: &Device, partition: Partition) {
-        self.change("detach", check, device, |_| partition.end());
+    /// Takes a whole partition down, to which `device` and `others` are attached.
+    pub fn end(&mut self, check: &str, device: &Device, others: &[&Device], partition: Partition) {
+        self.change("detach", check, device, || {
+            take(device)?;
+            others.iter().try_for_each(|other| take(other))?;
+            partition.end()
+        });
+        // SAFETY: as in `detach`.
+        unsafe { device.space.let_loose() };
     }
 
     /// Changes what the streams of `device` reach, between two markers.
@@ -165,10 +180,10 @@ impl Lab<'_> {
         kind: &'static str,
         check: &str,
         device: &Device,
-        does: impl FnOnce(&dyn DemoUnit) -> Result<(), E>,
+        does: impl FnOnce() -> Result<(), E>,
     ) {
         let begin = self.unit.sync();
-        let done = does(self.unit);
+        let done = does();
         let end = self.unit.sync();
         let markers = begin.and_then(|begin| Ok((begin, end?)));
         let entry = Entry { stream: Some(device.stream), markers: markers.ok(), ..Entry::new(kind, check) };
@@ -317,6 +332,19 @@ impl Lab<'_> {
             }
         }
     }
+}
+
+/// Gives a function to a partition.
+fn give(device: &Device, partition: &Partition) -> Result<(), Error> {
+    // Its interrupts are not remapped, which is a later step: the demo's functions raise none.
+    device.assigned.bind(partition.owner, true)?;
+    device.assigned.attach(AttachTo::Hwpt(partition.hwpt())).map(|_| ())
+}
+
+/// Takes a function away from whoever has it.
+fn take(device: &Device) -> Result<(), Error> {
+    device.assigned.detach()?;
+    device.assigned.unbind()
 }
 
 /// The record of one transfer but its outcome.

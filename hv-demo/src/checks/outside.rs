@@ -101,7 +101,7 @@ pub fn hypervisor(lab: &mut Lab<'_>, device: &mut Device, own: &Partition) {
         for (phys, what) in &targets {
             let transfer = Transfer { access, iova: Iova::new(phys.get()), len: LEN };
             // An address of a partition's own would be let through, to the partition's own memory.
-            if own.domain().is_ok_and(|domain| domain.translate(transfer.iova).is_some()) {
+            if own.hwpt().domain().translate(transfer.iova).is_some() {
                 lab.report.trouble(&format!("{}: {what}", own.name), &"lies at an address that the partition maps");
                 continue;
             }

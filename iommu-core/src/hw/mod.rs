@@ -6,7 +6,8 @@
 //!
 //! # What every implementation owes its caller
 //!
-//! * A stream that was never attached, and one after any error in attaching, is **blocked**.
+//! * A stream that was never attached is **blocked**. One that could not be attached is blocked as well, or, where nothing
+//!   was begun, still where it was; never anywhere else.
 //! * An operation that returns an error has changed nothing, except where the error is [`HwError::TimedOut`] or
 //!   [`HwError::Queue`]: then hardware did not confirm, the memory concerned must not be reused, and what was mapped
 //!   counts as still reachable.
@@ -206,11 +207,16 @@ pub trait Unit: Send + Sync {
 
     /// Moves `stream` to `target`, whatever it was attached to before, and returns what DMA saw meanwhile.
     ///
+    /// Other streams stay where they are, also those of the same function: its requests without PASID and those with each
+    /// PASID are streams of their own. Once this returns `Ok`, nothing that the stream began before reaches the old target,
+    /// and none of its page requests from before is handed over any more.
+    ///
     /// # Errors
     ///
     /// On any error the stream is blocked or, where nothing was begun, still where it was; never anywhere else.
-    /// [`HwError::ForeignDomain`] where another unit made the domain; [`HwError::Missing`]; [`HwError::OutOfMemory`];
-    /// [`HwError::TimedOut`] and [`HwError::Queue`] where hardware did not confirm.
+    /// [`HwError::ForeignDomain`] where another unit made the domain; [`HwError::Unsupported`] for a PASID that the unit
+    /// itself uses for requests without one; [`HwError::Missing`]; [`HwError::OutOfMemory`]; [`HwError::TimedOut`] and
+    /// [`HwError::Queue`] where hardware did not confirm.
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError>;
 
     /// Blocks `stream`. The same as attaching it to [`Target::Blocked`].

@@ -22,6 +22,8 @@ pub struct Invalidation {
 }
 
 /// A guest's first stage on top of a domain, made by [`super::Unit::create_nested`].
+///
+/// It is dropped once no stream leads through it, which hardware has confirmed, and before its parent is.
 pub trait Nested: Any + Send + Sync {
     /// Carries out one request, which can concern nothing but this first stage, and waits for hardware to confirm.
     ///

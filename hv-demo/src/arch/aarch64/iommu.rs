@@ -6,6 +6,7 @@ use crate::platform::Platform;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
@@ -41,7 +42,7 @@ struct SmmuUnit {
 /// The units of the machine and the tree that says whom they serve.
 pub struct Iommus {
     streams: Streams,
-    units: Vec<Box<dyn DemoUnit>>,
+    units: Vec<Arc<dyn DemoUnit>>,
 }
 
 impl Iommus {
@@ -60,10 +61,10 @@ impl Iommus {
                 streams.of(Sbdf::new(function.sbdf.segment, id)).map_err(|error| error.to_string())?;
             }
         }
-        let mut units: Vec<Box<dyn DemoUnit>> = Vec::new();
+        let mut units: Vec<Arc<dyn DemoUnit>> = Vec::new();
         for smmu in streams.units() {
             let unit = bring_up(smmu).map_err(|error| format!("unit at {}: {error}", smmu.registers.start))?;
-            units.push(Box::new(unit));
+            units.push(Arc::new(unit));
         }
         Ok(Self { streams, units })
     }
@@ -74,9 +75,9 @@ impl Iommus {
     }
 
     /// The unit that serves `function`.
-    pub fn unit_of(&self, topology: &Topology, function: Sbdf) -> Option<&dyn DemoUnit> {
+    pub fn unit_of(&self, topology: &Topology, function: Sbdf) -> Option<&Arc<dyn DemoUnit>> {
         let (index, _) = self.streams.of(Sbdf::new(function.segment, topology.dma_id(function))).ok()?;
-        self.units.get(index).map(|unit| &**unit)
+        self.units.get(index)
     }
 
     /// The stream under which its unit sees DMA that arrives with this id; `None` where no unit sees it.

@@ -5,6 +5,7 @@ use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::platform::Platform;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use alloc::{format, vec};
 use core::fmt;
@@ -29,7 +30,7 @@ struct VtdUnit {
 /// The units of the machine and the table that says whom they serve.
 pub struct Iommus {
     dmar: Dmar,
-    units: Vec<Box<dyn DemoUnit>>,
+    units: Vec<Arc<dyn DemoUnit>>,
 }
 
 impl Iommus {
@@ -44,11 +45,11 @@ impl Iommus {
         for scope in unresolved_scopes(&dmar, topology) {
             println!("DMAR: a scope names no function: {scope:?}");
         }
-        let mut units: Vec<Box<dyn DemoUnit>> = Vec::new();
+        let mut units: Vec<Arc<dyn DemoUnit>> = Vec::new();
         for drhd in dmar.drhds() {
             let unit = bring_up(drhd.base, drhd.register_bytes, dmar.host_address_bits())
                 .map_err(|error| format!("unit at {}: {error}", drhd.base))?;
-            units.push(Box::new(unit));
+            units.push(Arc::new(unit));
         }
         Ok(Self { dmar, units })
     }
@@ -59,8 +60,8 @@ impl Iommus {
     }
 
     /// The unit that serves `function`.
-    pub fn unit_of(&self, topology: &Topology, function: Sbdf) -> Option<&dyn DemoUnit> {
-        self.units.get(unit_of(&self.dmar, topology, function)?).map(|unit| &**unit)
+    pub fn unit_of(&self, topology: &Topology, function: Sbdf) -> Option<&Arc<dyn DemoUnit>> {
+        self.units.get(unit_of(&self.dmar, topology, function)?)
     }
 
     /// The stream under which its unit sees DMA that arrives with this id; `None` where no unit sees it.
