@@ -6,6 +6,8 @@
 //! * [`spy`]: registers that remember what was written, and call a test before and after each write.
 //! * [`timeline`]: memory after every store, invalidations in between, and what caches could reach.
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
+//! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
+//! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
 //! * [`hooked`]: memory that calls a test back in the middle of an operation.
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
 //! * [`random`]: numbers for random tests.
@@ -18,6 +20,8 @@ pub mod bench;
 pub mod case;
 pub mod four_pages;
 pub mod hooked;
+pub mod mock;
+pub mod oracle;
 pub mod pieces;
 pub mod random;
 pub mod script;
