@@ -4,6 +4,8 @@
 
 #[path = "../benches/pgtable/callgrind.rs"]
 mod callgrind;
+#[path = "../benches/common/mod.rs"]
+mod common;
 
 use callgrind::{FORMATS, map_and_unmap, valgrind};
 use iommu_tests::script::{qemu_run, workspace};

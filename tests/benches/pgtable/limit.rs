@@ -1,7 +1,7 @@
 //! What no page table can be faster than: loads, checks and stores of the entries and nothing else.
 
 use crate::bits::{ADDRESS, Bits};
-use crate::host::{FRAME, Host};
+use crate::common::host::{FRAME, Host};
 use crate::ours::Ours;
 use crate::work::{Slot, Table, Work};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,14 +6,16 @@
 //!
 //! * [`rows`]: the operations, where they are done, and who does them; [`work`]: what they ask of whoever does them.
 //! * [`ours`]: this project; [`limit`]: loops over bare entries, with the bits in [`bits`]; [`peers`]: public crates.
-//! * [`host`]: frames for all of them.
+//! * [`common::host`]: frames for all of them.
 //! * [`measure`]: how time is taken; [`callgrind`]: how instructions are counted.
 //! * [`report`]: the table.
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod bits;
 mod callgrind;
 mod count;
-mod host;
 mod limit;
 mod measure;
 mod ours;

@@ -5,7 +5,8 @@
 //! are in the cache as far as they fit. What counts of all timings is the mean of the middle half: it is as little moved
 //! by interruptions as the median, and finer than the steps of the clock.
 
-use crate::host;
+use crate::common::clock::{clock, middle};
+use crate::common::host;
 use crate::rows::Row;
 use crate::work::{Contender, Work};
 use std::time::Instant;
@@ -25,8 +26,7 @@ pub struct Timing {
 impl Timing {
     /// For numbers that mean something.
     pub fn real() -> Self {
-        let clock = middle((0..10_001).map(|_| Instant::now().elapsed().as_nanos() as f64).collect());
-        Self { rounds: 80, clock }
+        Self { rounds: 80, clock: clock() }
     }
 
     /// To see that everything runs.
@@ -48,14 +48,6 @@ pub struct Sample {
     pub ns: [f64; 2],
     /// Frames that were taken meanwhile.
     pub taken: usize,
-}
-
-/// The mean of the middle half.
-pub fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let quarter = values.len() / 4;
-    let half = &values[quarter..values.len() - quarter];
-    half.iter().sum::<f64>() / half.len() as f64
 }
 
 /// Has the contenders take turns at `work`.

@@ -1,7 +1,7 @@
 //! `iommu-pgtable` as a driver uses it.
 
 use crate::bits::Bits;
-use crate::host::Host;
+use crate::common::host::Host;
 use crate::limit::{LEVELS, walk};
 use crate::work::{Slot, Table, Work};
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};

@@ -1,7 +1,7 @@
 //! `aarch64-paging`: whole ranges, without a look at what is mapped already.
 
 use crate::bits::Bits;
-use crate::host::Host;
+use crate::common::host::Host;
 use crate::limit::walk;
 use crate::work::{Slot, Table};
 use ::aarch64_paging::Mapping;

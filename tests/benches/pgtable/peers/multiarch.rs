@@ -2,7 +2,7 @@
 //! that it is compiled for.
 
 use crate::bits::{ADDRESS, Bits};
-use crate::host::Host;
+use crate::common::host::Host;
 use crate::work::{Slot, Table};
 use ::page_table_multiarch::{GenericPTE, MappingFlags, PageTable64, PagingHandler, PagingMetaData};
 use memory_addr::{PhysAddr, VirtAddr};

@@ -1,7 +1,7 @@
 //! `x86_64`'s `OffsetPageTable`: page at a time, with the page's size as a type.
 
 use crate::bits::Bits;
-use crate::host::Host;
+use crate::common::host::Host;
 use crate::limit::walk;
 use crate::work::{Slot, Table};
 use ::x86_64::structures::paging::mapper::{CleanUp, MapToError, Translate, TranslateResult, UnmapError};
