@@ -103,7 +103,9 @@ impl World {
         let mut reasons = Refusals::default();
         let here = &self.spaces[space];
         reasons.note(here.account.is_none(), "Invalid");
-        let due: u64 = here.flat.areas.iter().map(|area| self.cost(space, area.object, area.len())).sum();
+        let costs = here.flat.areas.iter().map(|area| self.cost(space, area.object, area.len()));
+        // What nobody pays for may be more than fits.
+        let due = costs.fold(0, u64::saturating_add);
         reasons.note(here.account != Some(to) && !self.can_pay(Some(to), due), "Quota");
         if same(here.real.change_owner(Some(&self.accounts[to].0)), reasons.or_ok()).is_some() {
             self.spaces[space].account = Some(to);
