@@ -5,6 +5,7 @@
 //! * [`case`]: the kinds of unit that a test runs on.
 //! * [`spy`]: registers that remember what was written, and call a test before and after each write.
 //! * [`timeline`]: memory after every store, invalidations in between, and what caches could reach.
+//! * [`figures`]: how much was tried, printed in any case.
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
 //! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
 //! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
@@ -18,6 +19,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod figures;
 pub mod four_pages;
 pub mod hooked;
 pub mod mock;

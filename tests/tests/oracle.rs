@@ -3,6 +3,7 @@
 //! A sequence that fails is printed as short as it can be made. `ORACLE_SEED` asks for other sequences than those of every
 //! run, `ORACLE_OPERATIONS` for more of them.
 
+use iommu_tests::figures;
 use iommu_tests::oracle::check::tallied;
 use iommu_tests::oracle::run::{Outcome, outcome, shrink};
 use iommu_tests::oracle::{Layout, Op};
@@ -39,7 +40,10 @@ fn compare(name: &str, layout: Layout, operations: u64) {
         }
         done += ops.len() as u64;
     }
-    println!("{name}: {done} operations as expected, seeds from {first} on; among them {:?}", tallied());
+    figures::print(&format!(
+        "{name}: {done} operations as expected, seeds from {first} on; among them {:?}",
+        tallied()
+    ));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! once. Debug builds also check the order of locks, and that none is held where the embedder is called.
 
 use iommu_core::sync::{Platform, set_platform};
+use iommu_tests::figures;
 use iommu_tests::mock::set_outside;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync::atomic::AtomicUsize;
@@ -149,7 +150,7 @@ pub fn explore(name: &str, schedules: usize, scenario: impl Fn() + Send + Sync +
     POINT.set(None);
     let orders = orders.lock().unwrap().len();
     let all = TRIED.fetch_add(tried, Ordering::Relaxed) + tried;
-    println!("{name}: {tried} schedules, {orders} of them different; {all} in all so far");
+    figures::print(&format!("{name}: {tried} schedules, {orders} of them different; {all} in all so far"));
     assert_eq!(tried, schedules);
     assert!(orders * 10 >= tried * 3, "{name}: too many schedules are the same");
 }

@@ -1,7 +1,7 @@
 //! That every name of the reference is tested or says why not.
 
+use iommu_tests::figures;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::process::Command;
 
 const NAMES: [(&str, &[&str]); 9] = [
@@ -146,10 +146,8 @@ fn summary() {
     let (tested, all) = (variants.len(), variants.values().sum::<usize>());
     let only_rows = names.iter().filter(|name| !variants.contains_key(*name)).count();
     assert_eq!(tested + only_rows, 74);
-    // Past the capture of tests' output, which is for what fails.
-    let line = format!(
+    figures::print(&format!(
         "conformance: 74 names, {tested} of them tested in {all} variants, {only_rows} in the table of tests/README.md; \
-         {defects} defects\n"
-    );
-    std::io::stdout().write_all(line.as_bytes()).unwrap();
+         {defects} defects"
+    ));
 }

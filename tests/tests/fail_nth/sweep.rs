@@ -5,6 +5,7 @@ use crate::world::World;
 use iommu_core::Error;
 use iommu_core::hw::HwError;
 use iommu_core::quota::Amounts;
+use iommu_tests::figures;
 use iommu_tests::mock::{Call, Effect, Script};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -84,9 +85,9 @@ pub fn sweep<T>(name: &str, makes: impl Fn() -> World, does: impl Fn(&World) -> 
     let Failures { allocations, calls, pins } = failures;
     let all = FAILURES.fetch_add(allocations + calls + pins, Ordering::Relaxed) + allocations + calls + pins;
     let operations = OPERATIONS.fetch_add(1, Ordering::Relaxed) + 1;
-    println!(
+    figures::print(&format!(
         "{name}: {allocations} allocations, {calls} calls, {pins} pins failed; so far {operations} operations, {all} failures"
-    );
+    ));
     failures
 }
 
