@@ -5,7 +5,7 @@
 //! that no lock at all is held where the embedder is called back. Release builds check nothing.
 //!
 //! Locks spin. None is held while an embedder's callback runs, nor while one that a partition drives is waited for; what
-//! is held while hardware is waited for (a domain list, for reading) says so.
+//! is held while hardware is waited for (an address space's list of domains) says so.
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicUsize, Ordering};

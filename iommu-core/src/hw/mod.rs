@@ -374,7 +374,8 @@ pub trait Domain: Any + Send + Sync {
         Err(HwError::Unsupported("dirty tracking"))
     }
 
-    /// Where the tables send `iova`, if anywhere.
+    /// Where the tables send `iova`, if anywhere. May wait for whoever changes that address, so it is not for interrupt
+    /// handlers.
     fn translate(&self, iova: Iova) -> Option<Translation>;
 }
 

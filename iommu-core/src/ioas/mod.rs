@@ -370,7 +370,8 @@ impl Ioas {
     ///
     /// # Errors
     ///
-    /// [`Error::Quota`].
+    /// [`Error::Quota`]; [`Error::Busy`] where another CPU is at moving it; [`Error::Invalid`] where it was made without an
+    /// account.
     pub fn change_owner(&self, to: Option<&Account>) -> Result<(), Error> {
         transfer(&[&self.0.ledger], to)
     }

@@ -41,7 +41,7 @@ impl Inner {
     /// Cuts the area that holds `at` in two there.
     pub(super) fn split(this: &Shared<Self>, at: Iova) -> Result<(), Error> {
         let members = this.members.read();
-        let (slot, range, cost) = {
+        let (slot, range, cost, revoked) = {
             let mut space = this.space.lock();
             let (slot, area) = space.at(at)?;
             let range = area.range;
@@ -58,13 +58,14 @@ impl Inner {
             aligned(at.get(), align)?;
             // What the memory costs by its length is paid for.
             let cost = area.pin.as_ref().map_or(Amounts::NONE, |pin| this.cost(pin.pages(), 0));
+            let revoked = area.revoked;
             let operation = space.operation();
             if let Some(area) = space.slots.get_mut(slot) {
                 (area.state, area.operation) = (State::Leaving, operation);
             }
-            (slot, range, cost)
+            (slot, range, cost, revoked)
         };
-        let revoked = this.space.lock().slots.get(slot).is_some_and(|area| area.revoked);
+        // No domain has memory that was taken back.
         let tables = members.list.iter().filter(|_| !revoked);
         let outcome = tables.map(|member| &member.domain).try_for_each(|domain| match domain.split(at) {
             // A driver that cannot is not needed where no leaf reaches across.
