@@ -5,6 +5,7 @@
 pub mod context;
 pub mod descriptor;
 pub mod fault;
+pub mod invalidation;
 pub mod pasid;
 pub mod registers;
 pub mod root;
