@@ -233,6 +233,7 @@ impl Capabilities {
             dirty_tracking: false,
             nesting: false,
             enforce_coherency: false,
+            device_tlbs: false,
         }
     }
 }

@@ -220,6 +220,7 @@ impl Capabilities {
             dirty_tracking: false,
             nesting: false,
             enforce_coherency: false,
+            device_tlbs: false,
         }
     }
 }

@@ -13,6 +13,7 @@
 //!   counts as still reachable.
 //! * After [`Domain::flush`] returns `Ok`, no device can reach what the gather's unmaps took away.
 
+mod device_tlb;
 mod error;
 mod fault;
 mod gather;
@@ -20,6 +21,7 @@ mod nested;
 mod page_request;
 mod stream;
 
+pub use device_tlb::DeviceTlb;
 pub use error::{Capability, HwError, Wait};
 pub use fault::{AccessKind, Fault, FaultKind, FaultReport};
 pub use gather::{Gather, LevelSet, Touched};
@@ -136,6 +138,8 @@ pub struct UnitCapabilities {
     pub nesting: bool,
     /// Domains can make DMA coherent that asks not to be (VT-d: snoop control, ECAP.SC).
     pub enforce_coherency: bool,
+    /// It can be told of [device TLBs](DeviceTlb), and invalidates them (VT-d: ECAP.DT; SMMUv3: IDR0.ATS).
+    pub device_tlbs: bool,
 }
 
 /// What a new domain is to be.
@@ -262,6 +266,25 @@ pub trait Unit: Send + Sync {
     fn invalidate_device(&self, stream: StreamId, request: &Invalidation) -> Result<(), HwError> {
         let _ = (stream, request);
         Err(HwError::Unsupported("requests to device caches"))
+    }
+
+    /// From now on the function behind `stream` has a device TLB, or has none any more. `Some` comes before ATS goes on in
+    /// the function, `None` after it went off and its translated requests are done. To tell it what it knows already is no
+    /// error; a second `Some` replaces the first.
+    ///
+    /// A stream that is attached meanwhile stays where it is: with `Some` its translated requests are let through from now
+    /// on, where its target allows them, and with `None` refused, and the function is not asked to invalidate anything any
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed: [`HwError::Unsupported`] for `Some` where the driver knows no device TLBs,
+    /// [`HwError::Missing`] where the unit has none, [`HwError::NoSuchStream`], [`HwError::Hardware`] for a queue depth
+    /// beyond 1 to 32, [`HwError::OutOfMemory`]. [`HwError::TimedOut`], [`HwError::Queue`]: hardware did not confirm, and
+    /// the device TLB counts as there until a later `None` succeeds.
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        let _ = stream;
+        tlb.map_or(Ok(()), |_| Err(HwError::Unsupported("device TLBs")))
     }
 
     /// Hands every fault that hardware recorded to `sink`, oldest first, and clears the records.

@@ -51,6 +51,7 @@ impl Default for UnitConfig {
                 dirty_tracking: true,
                 nesting: true,
                 enforce_coherency: true,
+                device_tlbs: true,
             },
             splits: true,
             transition: Transition::Hitless,

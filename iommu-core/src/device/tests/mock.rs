@@ -82,6 +82,7 @@ impl Mock {
             dirty_tracking: true,
             enforce_coherency: true,
             identity: true,
+            device_tlbs: true,
         };
         Arc::new(mock)
     }
