@@ -3,7 +3,7 @@
 use super::{Device, DeviceInner};
 use crate::error::Error;
 use crate::group::Change;
-use crate::hw::{HwError, Pasid};
+use crate::hw::{HwError, Pasid, StreamId};
 use crate::sync;
 use core::sync::atomic::Ordering;
 
@@ -35,6 +35,13 @@ pub struct Features {
     pub pasid_bits: u8,
     /// Address translation services.
     pub ats: bool,
+    /// Invalidations of its address translation cache that it takes at once: 1 to 32; 0 stands for 32, as in the ATS
+    /// capability (Invalidate Queue Depth).
+    pub ats_queue_depth: u8,
+    /// It takes invalidations of all PASIDs at once (ATS capability, Global Invalidate Supported).
+    pub ats_global_invalidate: bool,
+    /// The physical function that it is a virtual one of, as the unit sees it; `None` where it is none.
+    pub physical: Option<StreamId>,
     /// Page requests.
     pub pri: bool,
 }
@@ -47,7 +54,10 @@ pub trait Function: Send + Sync {
     /// What it can do.
     fn features(&self) -> Features;
 
-    /// Switches a feature that it has.
+    /// Switches a feature that it has. One that is off, switched off once more, is no error.
+    ///
+    /// Address translation services are off only once no translated request of the function is on its way any more: the
+    /// unit is told next that there are none.
     ///
     /// # Errors
     ///
@@ -76,11 +86,17 @@ impl Device {
 
     /// Switches `feature` on. Nothing to do where it is.
     ///
+    /// For address translation services the unit is [told of the device TLB](crate::hw::Unit::set_device_tlb) of each
+    /// stream first. A function that has them is seen under its own requester id only: what lies between it and an alias
+    /// does not carry them.
+    ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where the function does not have it, or, for PASIDs, the unit takes none. [`Error::Busy`]
-    /// for PASIDs while address translation services are on, which PCIe forbids, or where the group is being changed.
-    /// [`Error::Hardware`] where the function refused.
+    /// Nothing has changed. [`Error::Unsupported`] where the function does not have it, or the unit takes no PASIDs or
+    /// device TLBs. [`Error::Busy`] for PASIDs while address translation services are on, which PCIe forbids, or where the
+    /// group is being changed. [`Error::Invalid`] where the function's invalidate queue is deeper than PCIe has them.
+    /// [`Error::Hardware`] where the function or the unit refused; where the unit does not confirm that it forgot the
+    /// device TLB again, [`Device::disable`] asks it once more, and so do unbinding and dropping.
     pub fn enable(&self, feature: Feature) -> Result<(), Error> {
         let device = &*self.0;
         let _change = device.group.change()?;
@@ -102,33 +118,32 @@ impl Device {
                 function.set_feature(feature, true)?;
                 device.pasid_bits.store(bits, Ordering::Relaxed);
             }
-            Feature::Ats if !has.ats => return Err(Error::Unsupported("ATS")),
+            Feature::Ats => device.ats_on(&**function, &has)?,
             Feature::Pri if !has.pri => return Err(Error::Unsupported("PRI")),
-            Feature::Ats | Feature::Pri => function.set_feature(feature, true)?,
+            Feature::Pri => function.set_feature(feature, true)?,
         }
         device.features.fetch_or(feature.bit(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Switches `feature` off. Nothing to do where it is.
+    /// Switches `feature` off. Nothing to do where it is. For address translation services the function goes first, then
+    /// the unit.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`] for PASIDs while any is attached or address translation services are on, for address translation
     /// services while page requests are on, or where the group is being changed. [`Error::Hardware`] where the function
-    /// refused.
+    /// refused: it is still on; or where the unit did not confirm that there is no device TLB any more: the feature is off,
+    /// and this can be tried again.
     pub fn disable(&self, feature: Feature) -> Result<(), Error> {
         let device = &*self.0;
         let _change = device.group.change()?;
-        if !device.is_enabled(feature) {
-            return Ok(());
-        }
         let in_use = match feature {
             Feature::Pasid => device.pasids.load(Ordering::Relaxed) != 0 || device.is_enabled(Feature::Ats),
             Feature::Ats => device.is_enabled(Feature::Pri),
             Feature::Pri => false,
         };
-        if in_use {
+        if device.is_enabled(feature) && in_use {
             return Err(Error::Busy);
         }
         device.switch_off(feature)
@@ -152,22 +167,32 @@ impl DeviceInner {
         Ok(())
     }
 
+    /// Nothing to do where it is off and the unit knows of nothing.
     fn switch_off(&self, feature: Feature) -> Result<(), Error> {
         sync::assert_none_held();
-        if let Some(function) = &self.function {
-            function.set_feature(feature, false)?;
+        if self.is_enabled(feature) {
+            if let Some(function) = &self.function {
+                function.set_feature(feature, false)?;
+            }
+            self.features.fetch_and(!feature.bit(), Ordering::Relaxed);
         }
-        self.features.fetch_and(!feature.bit(), Ordering::Relaxed);
+        if feature == Feature::Ats {
+            self.untell()?;
+        }
         Ok(())
     }
 
-    /// Switches off what is on, in the order that PCIe asks for, as far as the function does it.
-    pub(super) fn features_off(&self, _: &Change<'_>) {
+    /// Switches off what is on, in the order that PCIe asks for, up to what stays on: what comes after that must not change
+    /// any more. Returns the first error.
+    pub(super) fn features_off(&self, _: &Change<'_>) -> Result<(), Error> {
+        let mut result = Ok(());
         for feature in [Feature::Pri, Feature::Ats, Feature::Pasid] {
+            result = result.and(self.switch_off(feature));
             if self.is_enabled(feature) {
-                let _ = self.switch_off(feature);
+                break;
             }
         }
+        result
     }
 
     /// Switches bus mastering on where this crate has not.

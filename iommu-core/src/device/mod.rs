@@ -45,6 +45,7 @@
 //! ```
 
 mod attach;
+mod device_tlb;
 mod features;
 mod hold;
 mod move_streams;
@@ -118,7 +119,7 @@ pub(crate) struct DeviceInner {
     isolated_msi: bool,
     router: Option<FaultRouter>,
     ledger: Ledger,
-    /// What is on, by [`Feature::bit`]. This and what follows changes only under the right to change the group.
+    /// What is on, by [`Feature::bit`], and whether the unit knows of a device TLB. This and what follows changes only under the right to change the group.
     features: AtomicU8,
     /// Width of PASIDs while they are on.
     pasid_bits: AtomicU8,

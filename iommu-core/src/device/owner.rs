@@ -40,15 +40,21 @@ impl Device {
     }
 
     /// Gives the group's DMA up; with the last device of it, anybody can have it. What virtual IOMMUs know the device as
-    /// is [gone](crate::viommu::Vdevice). Nothing to do where it is not bound.
+    /// is [gone](crate::viommu::Vdevice). What features are on go off, page requests first, PASIDs last: the next owner
+    /// begins without. Nothing to do where it is not bound.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] while it is attached, or the group is being changed.
+    /// [`Error::Busy`] while it is attached, or the group is being changed. [`Error::Hardware`] where the function does not
+    /// switch a feature off, or the unit does not confirm that it forgot the device TLB: it is still bound, with what is
+    /// still on.
     pub fn unbind(&self) -> Result<(), Error> {
         let change = self.0.group.change()?;
         if self.0.attached() != 0 {
             return Err(Error::Busy);
+        }
+        if self.0.is_bound() {
+            self.0.features_off(&change)?;
         }
         self.0.release_group(&change);
         Ok(())
@@ -81,7 +87,8 @@ impl Drop for Device {
         let change = device.group.change_when_free();
         device.stop_mastering_anyway();
         device.detach_everything(&change);
-        device.features_off(&change);
+        // A function that keeps its own is blocked by its unit all the same.
+        let _ = device.features_off(&change);
         device.forget_vdevice();
         // Attachments that are left keep the device, its domains and its place in the group.
         if device.attached() == 0 {
@@ -120,7 +127,7 @@ impl Group {
                 }
                 result = result.and(device.take_down(&change, pasid));
                 if device.attached() == 0 {
-                    device.features_off(&change);
+                    let _ = device.features_off(&change);
                     device.release_group(&change);
                 }
                 from = key.checked_add(1).filter(|key| *key <= last);

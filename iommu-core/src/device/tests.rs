@@ -3,6 +3,7 @@
 pub(crate) mod mock;
 
 mod attach;
+mod device_tlb;
 mod failures;
 mod faults;
 mod features;
@@ -26,6 +27,10 @@ use std::sync::Mutex as StdMutex;
 use std::vec::Vec;
 
 extern crate std;
+
+/// Of each function, unless a test changes them.
+const FEATURES: Features =
+    Features { pasid_bits: 16, ats: true, ats_queue_depth: 4, ats_global_invalidate: false, physical: None, pri: true };
 
 pub(crate) const OWNER: OwnerId = OwnerId(7);
 
@@ -87,8 +92,9 @@ impl World {
         let function = Arc::new(MockFunction {
             mock: self.mock.clone(),
             number: self.functions.len() as u32,
-            features: StdMutex::new(Features { pasid_bits: 16, ats: true, pri: true }),
+            features: StdMutex::new(FEATURES),
             mastering: StdMutex::default(),
+            on: StdMutex::default(),
             during: StdMutex::default(),
         });
         let ids: Vec<_> = streams.iter().map(|&id| StreamId::new(id)).collect();

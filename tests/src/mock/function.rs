@@ -24,7 +24,17 @@ impl MockFunction {
 
     /// A function that has everything.
     pub fn capable(world: &World) -> Arc<Self> {
-        Self::new(world, Features { pasid_bits: super::PASID_BITS, ats: true, pri: true })
+        Self::new(
+            world,
+            Features {
+                pasid_bits: super::PASID_BITS,
+                ats: true,
+                ats_queue_depth: 0,
+                ats_global_invalidate: true,
+                physical: None,
+                pri: true,
+            },
+        )
     }
 
     /// What names it in [`Event`]s.

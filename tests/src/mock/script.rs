@@ -27,9 +27,10 @@ pub enum Call {
     Write,
     SetFeature,
     BusMaster,
+    SetDeviceTlb,
 }
 
-const KINDS: usize = Call::BusMaster as usize + 1;
+const KINDS: usize = Call::SetDeviceTlb as usize + 1;
 
 /// What a call that fails has done all the same. Only where hardware did not confirm may that be something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

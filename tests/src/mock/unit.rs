@@ -6,8 +6,8 @@ use super::script::{Counts, unconfirmed};
 use super::{Call, Effect, Event, MOCK_SIZES, Outside, PASID_BITS, Script, World, lock, violation};
 use iommu_core::addr::{IovaRange, PhysAddr};
 use iommu_core::hw::{
-    Capability, Domain, DomainConfig, Fault, FaultReport, HwError, Invalidation, Nested, NestedConfig, PageResponse,
-    PageSizes, Prot, Stage, Stream, StreamId, Target, Transition, Unit, UnitCapabilities,
+    Capability, DeviceTlb, Domain, DomainConfig, Fault, FaultReport, HwError, Invalidation, Nested, NestedConfig,
+    PageResponse, PageSizes, Prot, Stage, Stream, StreamId, Target, Transition, Unit, UnitCapabilities,
 };
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -88,6 +88,7 @@ pub(super) struct Shared {
     faults: Mutex<VecDeque<Fault>>,
     responses: Mutex<Vec<PageResponse>>,
     caches: Mutex<BTreeMap<StreamId, [u64; DEVICE_CACHES as usize]>>,
+    tlbs: Mutex<BTreeMap<StreamId, DeviceTlb>>,
 }
 
 impl Shared {
@@ -128,6 +129,7 @@ impl MockUnit {
             faults: Mutex::default(),
             responses: Mutex::default(),
             caches: Mutex::default(),
+            tlbs: Mutex::default(),
         })))
     }
 
@@ -206,6 +208,11 @@ impl MockUnit {
     /// What the device behind `stream` has in its caches; zero where they were invalidated.
     pub fn caches(&self, stream: StreamId) -> [u64; DEVICE_CACHES as usize] {
         lock(&self.0.caches).get(&stream).copied().unwrap_or_default()
+    }
+
+    /// The device TLB behind `stream`, as far as the unit knows.
+    pub fn device_tlb(&self, stream: StreamId) -> Option<DeviceTlb> {
+        lock(&self.0.tlbs).get(&stream).copied()
     }
 
     /// Answers to page requests since the last call.
@@ -338,6 +345,29 @@ impl Unit for MockUnit {
             return Ok(());
         }
         *caches.get_mut(id as usize).ok_or(HwError::Hardware("no such cache"))? = 0;
+        Ok(())
+    }
+
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        let _outside = Outside::enter();
+        let failure = self.0.script.next(Call::SetDeviceTlb).err();
+        if tlb.is_some() && !self.0.config.capabilities.device_tlbs {
+            violation(format_args!("a unit without device TLBs is told of one"));
+            return Err(missing("device TLBs"));
+        }
+        // What hardware did not confirm counts as there.
+        let confirmed = failure.is_none_or(|(error, _)| !unconfirmed(error));
+        if failure.is_none() || !confirmed && tlb.is_some() {
+            let mut tlbs = lock(&self.0.tlbs);
+            match tlb {
+                Some(tlb) => tlbs.insert(stream, tlb),
+                None => tlbs.remove(&stream),
+            };
+        }
+        if let Some((error, _)) = failure {
+            return Err(error);
+        }
+        self.0.world.note(Event::DeviceTlb { stream, tlb });
         Ok(())
     }
 

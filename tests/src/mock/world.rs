@@ -2,7 +2,7 @@
 
 use super::{MOCK_PAGE, lock, platform, violation};
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
-use iommu_core::hw::Stream;
+use iommu_core::hw::{DeviceTlb, Stream, StreamId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +49,11 @@ pub enum Event {
         function: u64,
         feature: iommu_core::device::Feature,
         on: bool,
+    },
+    /// The unit was told of the device TLB behind the stream, or that there is none any more.
+    DeviceTlb {
+        stream: StreamId,
+        tlb: Option<DeviceTlb>,
     },
 }
 

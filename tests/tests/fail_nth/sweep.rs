@@ -28,7 +28,7 @@ enum Mode {
 
 /// Calls that make something, so that their failure is a matter of course. What takes away fails only where hardware does
 /// not confirm.
-const CALLS: [Call; 8] = [
+const CALLS: [Call; 9] = [
     Call::CreateDomain,
     Call::Attach,
     Call::CreateNested,
@@ -37,6 +37,7 @@ const CALLS: [Call; 8] = [
     Call::SetDirty,
     Call::SetFeature,
     Call::BusMaster,
+    Call::SetDeviceTlb,
 ];
 
 const ERROR: HwError = HwError::Hardware("on demand");

@@ -214,6 +214,9 @@ impl World {
                     let _ = write!(leads, "{} {whither}; ", unit.leads(stream) == iommu_tests::mock::Leads::Blocked);
                 }
             }
+            for id in (0x10..0x14).map(StreamId::new) {
+                let _ = write!(leads, "{:?} ", unit.device_tlb(id));
+            }
             lines.push(leads);
         }
     }

@@ -5,7 +5,7 @@ extern crate std;
 use crate::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
 use crate::device::{Feature, Features, Function};
 use crate::hw::{
-    Domain, DomainConfig, Fault, FaultReport, Gather, Geometry, HwError, Invalidation, Nested, NestedConfig,
+    DeviceTlb, Domain, DomainConfig, Fault, FaultReport, Gather, Geometry, HwError, Invalidation, Nested, NestedConfig,
     PageResponse, PageSizes, Prot, ResponseCode, Stream, StreamId, Target, Transition, Translation, Unit,
     UnitCapabilities, Wait,
 };
@@ -38,6 +38,7 @@ pub(crate) enum Call {
     InvalidateDevice(StreamId, u64),
     Retire(u32),
     Answer(Stream, u16, ResponseCode),
+    Tlb(StreamId, Option<DeviceTlb>),
 }
 
 #[derive(Default)]
@@ -46,6 +47,8 @@ struct State {
     streams: BTreeMap<Stream, At>,
     /// Where a stream may lead as well, as hardware did not confirm a move from or to there.
     unconfirmed: BTreeMap<Stream, Vec<At>>,
+    /// Device TLBs that the unit counts as there.
+    tlbs: BTreeMap<StreamId, DeviceTlb>,
     made: u32,
     /// Calls since it was told to fail, which of them fail, and all from which on.
     count: u32,
@@ -115,6 +118,11 @@ impl Mock {
     /// Where streams that are not blocked lead.
     pub(crate) fn streams(&self) -> BTreeMap<Stream, At> {
         self.state.lock().unwrap().streams.clone()
+    }
+
+    /// Whose device TLBs the unit counts as there.
+    pub(crate) fn tlbs(&self) -> Vec<StreamId> {
+        self.state.lock().unwrap().tlbs.keys().copied().collect()
     }
 
     /// Where streams may lead besides.
@@ -210,6 +218,17 @@ impl Unit for MockUnit {
         self.0.call(Call::Answer(response.stream, response.group, response.code))
     }
 
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        let result = self.0.call(Call::Tlb(stream, tlb));
+        let mut state = self.0.state.lock().unwrap();
+        match (result, tlb) {
+            (Ok(()) | Err(TIMEOUT), Some(tlb)) => _ = state.tlbs.insert(stream, tlb),
+            (Ok(()), None) => _ = state.tlbs.remove(&stream),
+            _ => {}
+        }
+        result
+    }
+
     fn report_faults(&self, _: &mut dyn FnMut(&Fault)) -> FaultReport {
         FaultReport::default()
     }
@@ -274,6 +293,8 @@ pub(crate) struct MockFunction {
     pub(crate) number: u32,
     pub(crate) features: Mutex<Features>,
     pub(crate) mastering: Mutex<bool>,
+    /// What is on.
+    pub(crate) on: Mutex<Vec<Feature>>,
     /// Called while a feature is switched.
     pub(crate) during: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
@@ -286,6 +307,12 @@ impl Function for MockFunction {
     fn set_feature(&self, feature: Feature, on: bool) -> Result<(), HwError> {
         crate::sync::assert_none_held();
         self.mock.call(Call::Switch(self.number, feature, on))?;
+        let mut features = self.on.lock().unwrap();
+        features.retain(|other| *other != feature);
+        if on {
+            features.push(feature);
+        }
+        drop(features);
         if let Some(during) = &*self.during.lock().unwrap() {
             during();
         }
