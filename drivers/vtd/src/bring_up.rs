@@ -5,7 +5,7 @@
 
 use crate::invalidate::Change;
 use crate::spec::registers::*;
-use crate::unit::Shared;
+use crate::unit::Inner;
 use core::mem::ManuallyDrop;
 use iommu_core::hw::HwError;
 use iommu_core::warn;
@@ -27,7 +27,7 @@ pub(crate) struct Failure {
     pub(crate) known: Known,
 }
 
-impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Queue, root pointer, invalidation, translation, protected memory: in that order.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         let failed = |known| move |error| Failure { error, known };
@@ -56,7 +56,7 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         self.regs.io().write64(RTADDR_REG, root.get());
         self.regs.trigger(&self.hal, GSTS::RTPS, true, "GSTS.RTPS")?;
         // Whatever becomes of the invalidation: translating through the empty root beats not translating.
-        let invalidated = self.invalidate(&Change::RootPointer);
+        let invalidated = self.invalidate(&[Change::RootPointer]);
         self.regs.set(&self.hal, GSTS::TES, true, "GSTS.TES")?;
         invalidated?;
         if self.caps.protected_regions() {

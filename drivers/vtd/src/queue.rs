@@ -5,6 +5,7 @@
 
 use crate::regs::Regs;
 use crate::spec::descriptor::{DESCRIPTOR_WORDS, Descriptor};
+use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope, PasidScope};
 use crate::spec::registers::*;
 use core::ops::ControlFlow;
 use iommu_core::addr::PhysAddr;
@@ -80,7 +81,7 @@ impl<H: Hal + Clone> Queue<H> {
         &mut self,
         hal: &H,
         regs: &Regs<R>,
-        batch: &[Descriptor],
+        batch: &[Invalidation],
     ) -> Result<Marker, HwError> {
         // One wait less than the ring holds. A batch this long has never a single caller, but splitting is correct.
         for part in batch.chunks(BATCH - 1) {
@@ -92,12 +93,12 @@ impl<H: Hal + Clone> Queue<H> {
         Ok(self.marker)
     }
 
-    fn run<R: Registers>(&mut self, hal: &H, regs: &Regs<R>, part: &[Descriptor]) -> Result<(), HwError> {
+    fn run<R: Registers>(&mut self, hal: &H, regs: &Regs<R>, part: &[Invalidation]) -> Result<(), HwError> {
         if self.stalled {
             self.drain(hal, regs)?;
         }
-        for descriptor in part {
-            self.push(*descriptor)?;
+        for invalidation in part {
+            self.push(encode(invalidation)?)?;
         }
         self.finish(hal, regs)
     }
@@ -228,4 +229,27 @@ impl<H: Hal + Clone> Queue<H> {
 struct Found {
     error: HwError,
     next: ControlFlow<()>,
+}
+
+/// The descriptor of an invalidation.
+pub(crate) fn encode(invalidation: &Invalidation) -> Result<Descriptor, HwError> {
+    Ok(match *invalidation {
+        Invalidation::ContextCache(ContextScope::Global) => Descriptor::context_cache_global(),
+        Invalidation::ContextCache(ContextScope::Device { source, .. }) => {
+            Descriptor::context_cache_device(source.get())
+        }
+        Invalidation::PasidCache(PasidScope::Global) => Descriptor::pasid_cache_global(),
+        Invalidation::PasidCache(PasidScope::Domain(domain)) => Descriptor::pasid_cache_domain(domain),
+        Invalidation::PasidCache(PasidScope::Pasid { domain, pasid }) => Descriptor::pasid_cache_pasid(domain, pasid),
+        Invalidation::Iotlb { scope: IotlbScope::Global, drain } => Descriptor::iotlb_global(drain),
+        Invalidation::Iotlb { scope: IotlbScope::Domain(domain), drain } => Descriptor::iotlb_domain(domain, drain),
+        Invalidation::Iotlb { scope: IotlbScope::Pages { domain, pages }, drain } => {
+            Descriptor::iotlb_pages(domain, pages, drain)
+        }
+        Invalidation::PasidIotlb { domain, pasid, pages: None } => Descriptor::pasid_iotlb_all(domain, pasid),
+        Invalidation::PasidIotlb { domain, pasid, pages: Some(pages) } => {
+            Descriptor::pasid_iotlb_pages(domain, pasid, pages)
+        }
+        _ => return Err(HwError::Unsupported("this invalidation")),
+    })
 }

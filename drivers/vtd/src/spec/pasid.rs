@@ -33,7 +33,7 @@ impl DirectoryEntry {
     }
 }
 
-/// PGTT: what a PASID's requests go through. (3 is nested translation, which this driver does not build yet.)
+/// PGTT: what a PASID's requests go through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum TranslationType {
@@ -41,6 +41,8 @@ pub enum TranslationType {
     FirstStage = 1,
     /// Second stage only.
     SecondStage = 2,
+    /// First stage on top of the second.
+    Nested = 3,
     /// Untranslated.
     PassThrough = 4,
 }
@@ -109,7 +111,15 @@ pub struct PasidWord2 {
     /// FSPM: 0 is 4-level, 1 is 5-level first stage.
     #[bits(2)]
     pub first_stage_mode: u8,
-    #[bits(8)]
+    /// WPE: supervisor writes honour R/W of the first stage.
+    pub write_protect_enable: bool,
+    /// NXE: XD of the first stage counts.
+    pub no_execute_enable: bool,
+    /// SMEP: no supervisor execution of user pages.
+    pub supervisor_execution_prevention: bool,
+    /// EAFE: hardware sets the extended-accessed flag of the first stage.
+    pub extended_access_flag_enable: bool,
+    #[bits(4)]
     __: u8,
     /// FSPTPTR: frame number of the first-stage root.
     #[bits(52)]
@@ -118,7 +128,7 @@ pub struct PasidWord2 {
 
 const _: () = assert!(size_of::<PasidWord0>() + size_of::<PasidWord1>() + size_of::<PasidWord2>() == 3 * 8);
 
-/// What a PASID table entry of this driver holds.
+/// Where requests are led, as a PASID table entry says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PasidEntry {
     /// What requests go through.
@@ -127,31 +137,72 @@ pub struct PasidEntry {
     pub width: AddressWidth,
     /// Domain id.
     pub domain_id: u16,
-    /// Root of the stage's tables; ignored for pass-through.
-    pub root: PhysAddr,
+    /// Root of the second stage, where there is one.
+    pub second_stage: PhysAddr,
+    /// Root of the first stage, where there is one: a guest-physical address with nested translation.
+    pub first_stage: u64,
+    /// FSPM: the first stage has 5 levels; only with CAP.FS5LP.
+    pub five_levels: bool,
     /// PWSNP: only where the unit has ECAP.SMPWCS.
     pub page_walk_snoop: bool,
+    /// PGSNP: only where the unit has ECAP.SC.
+    pub page_snoop: bool,
+    /// SSADE: only where the unit has ECAP.SSADS.
+    pub access_dirty: bool,
+    /// SRE: only where the unit has ECAP.SRS.
+    pub supervisor: bool,
+    /// WPE.
+    pub write_protect: bool,
+    /// EAFE: only where the unit has ECAP.EAFS.
+    pub extended_access: bool,
 }
 
 impl PasidEntry {
-    /// Root of the page tables that hardware walks for it.
+    /// An entry without anything special.
+    pub const fn new(translation: TranslationType, width: AddressWidth, domain_id: u16) -> Self {
+        Self {
+            translation,
+            width,
+            domain_id,
+            second_stage: PhysAddr::new(0),
+            first_stage: 0,
+            five_levels: false,
+            page_walk_snoop: false,
+            page_snoop: false,
+            access_dirty: false,
+            supervisor: false,
+            write_protect: false,
+            extended_access: false,
+        }
+    }
+
+    /// Root of the host's own page tables that hardware walks for it.
     pub fn page_table(&self) -> Option<PhysAddr> {
-        (self.translation != TranslationType::PassThrough).then_some(self.root)
+        match self.translation {
+            TranslationType::FirstStage => Some(PhysAddr::new(self.first_stage)),
+            TranslationType::SecondStage | TranslationType::Nested => Some(self.second_stage),
+            TranslationType::PassThrough => None,
+        }
     }
 
     /// The entry's words, present.
     pub fn words(&self) -> [u64; PASID_ENTRY_WORDS] {
-        let frame = self.root.get() >> 12;
         let word0 = PasidWord0::new()
             .with_present(true)
             .with_address_width(self.width as u8)
-            .with_translation_type(self.translation as u8);
-        let word1 = PasidWord1::new().with_domain_id(self.domain_id).with_page_walk_snoop(self.page_walk_snoop);
-        let (word0, word2) = match self.translation {
-            TranslationType::FirstStage => (word0, PasidWord2::new().with_first_stage_frame(frame)),
-            TranslationType::SecondStage => (word0.with_second_stage_frame(frame), PasidWord2::new()),
-            TranslationType::PassThrough => (word0, PasidWord2::new()),
-        };
+            .with_translation_type(self.translation as u8)
+            .with_second_stage_access_dirty(self.access_dirty)
+            .with_second_stage_frame(self.second_stage.get() >> 12);
+        let word1 = PasidWord1::new()
+            .with_domain_id(self.domain_id)
+            .with_page_walk_snoop(self.page_walk_snoop)
+            .with_page_snoop(self.page_snoop);
+        let word2 = PasidWord2::new()
+            .with_supervisor_request_enable(self.supervisor)
+            .with_first_stage_mode(u8::from(self.five_levels))
+            .with_write_protect_enable(self.write_protect)
+            .with_extended_access_flag_enable(self.extended_access)
+            .with_first_stage_frame(self.first_stage >> 12);
         [word0.into(), word1.into(), word2.into(), 0, 0, 0, 0, 0]
     }
 }

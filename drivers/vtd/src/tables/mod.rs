@@ -14,7 +14,9 @@ use iommu_core::hw::{HwError, RequesterId};
 use iommu_hal::mem::{Frame, Frames};
 use iommu_hal::{FrameRequest, Hal};
 
-use crate::invalidate::{RID_PASID, Tag};
+use crate::domain::State;
+use crate::invalidate::{RID_PASID, User};
+use iommu_alloc::Shared;
 
 /// Word of PASID entry 0 in its table, and of directory entry 0 in its directory.
 const RID_ENTRY: usize = RID_PASID as usize;
@@ -56,8 +58,8 @@ impl fmt::Display for Structure {
 pub(crate) struct Attachment<H: Hal> {
     /// The requester.
     pub(crate) source: RequesterId,
-    /// Tag under which hardware caches its translations.
-    pub(crate) tag: Tag,
+    /// Where it leads.
+    pub(crate) state: Shared<State>,
     /// Not confirmed: an entry is being set, or was cleared and hardware has not said that it forgot it.
     pub(crate) draining: bool,
     /// Root of the page tables that the PASID entry leads to.
@@ -95,10 +97,9 @@ impl<H: Hal + Clone> Tables<H> {
         self.attachments.get(at)
     }
 
-    /// The lowest requester above `after` that is attached under `tag`, if there is one.
-    pub(crate) fn attached_to(&self, tag: Tag, after: Option<RequesterId>) -> Option<RequesterId> {
-        let mut left = self.attachments.iter().filter(|attachment| Some(attachment.source) > after);
-        left.find(|attachment| attachment.tag == tag).map(|attachment| attachment.source)
+    /// `source`, its requests without PASID, as invalidations name it.
+    pub(crate) fn user(&self, source: RequesterId) -> User {
+        User { source, pasid: None, index: RID_PASID, tlb: None }
     }
 
     /// Every frame that hardware reads structures from.
@@ -114,7 +115,12 @@ impl<H: Hal + Clone> Tables<H> {
 
     /// Leads a requester that is blocked to `entry`. On success the caller invalidates; on error nothing is reachable
     /// that was not before.
-    pub(crate) fn set(&mut self, source: RequesterId, tag: Tag, entry: &PasidEntry) -> Result<(), HwError> {
+    pub(crate) fn set(
+        &mut self,
+        source: RequesterId,
+        state: &Shared<State>,
+        entry: &PasidEntry,
+    ) -> Result<(), HwError> {
         let Err(at) = self.position(source) else {
             return Err(HwError::InUse);
         };
@@ -126,7 +132,8 @@ impl<H: Hal + Clone> Tables<H> {
 
         // Known before it is reachable: whatever happens from here on, its frames are not given back.
         let page_table = entry.page_table();
-        self.attachments.insert(at, Attachment { source, tag, draining: true, page_table, directory, table });
+        self.attachments
+            .insert(at, Attachment { source, state: state.clone(), draining: true, page_table, directory, table });
         let held = &mut self.attachments[at];
 
         // From the leaf upwards: whatever becomes reachable is complete by then.
@@ -140,9 +147,14 @@ impl<H: Hal + Clone> Tables<H> {
 
     /// Replaces the entry of an attached requester, which must have been [cleared](Tables::clear_pasid) and
     /// invalidated before.
-    pub(crate) fn reset_pasid(&mut self, source: RequesterId, tag: Tag, entry: &PasidEntry) -> Result<(), HwError> {
+    pub(crate) fn reset_pasid(
+        &mut self,
+        source: RequesterId,
+        state: &Shared<State>,
+        entry: &PasidEntry,
+    ) -> Result<(), HwError> {
         let attachment = self.held(source)?;
-        attachment.tag = tag;
+        attachment.state = state.clone();
         attachment.page_table = entry.page_table();
         attachment.draining = false;
         write_entry(&frame(&attachment.table)?, RID_ENTRY * PASID_ENTRY_WORDS, &entry.words());
@@ -150,18 +162,18 @@ impl<H: Hal + Clone> Tables<H> {
     }
 
     /// Makes the PASID entry not present, and leaves its other fields for hardware that has begun to use them.
-    pub(crate) fn clear_pasid(&mut self, source: RequesterId) -> Result<Tag, HwError> {
+    pub(crate) fn clear_pasid(&mut self, source: RequesterId) -> Result<Shared<State>, HwError> {
         let attachment = self.held(source)?;
         attachment.draining = true;
         let table = frame(&attachment.table)?;
         let at = RID_ENTRY * PASID_ENTRY_WORDS;
         table.publish(at, PasidWord0::from(table.load(at)).with_present(false).into());
-        Ok(attachment.tag)
+        Ok(attachment.state.clone())
     }
 
     /// Makes the PASID entry and then the context entry not present.
-    pub(crate) fn clear(&mut self, source: RequesterId) -> Result<Tag, HwError> {
-        let tag = self.clear_pasid(source)?;
+    pub(crate) fn clear(&mut self, source: RequesterId) -> Result<Shared<State>, HwError> {
+        let state = self.clear_pasid(source)?;
         let key = context_key(source);
         let Some((_, contexts)) = self.contexts.iter().find(|(held, _)| *held == key) else {
             return Err(HwError::NoSuchStream { stream: source.get().into() });
@@ -171,7 +183,7 @@ impl<H: Hal + Clone> Tables<H> {
         // Not reachable any more; zero for whoever reads a dump.
         (1..CONTEXT_ENTRY_WORDS).for_each(|word| contexts.store(at + word, 0));
         contexts.clean(at, CONTEXT_ENTRY_WORDS);
-        Ok(tag)
+        Ok(state)
     }
 
     /// Gives back the frames of a requester that was [cleared](Tables::clear) and whose invalidation was confirmed.

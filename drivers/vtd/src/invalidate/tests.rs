@@ -31,18 +31,38 @@ fn range(start: u64, len: u64) -> IovaRange {
     IovaRange::from_len(Iova::new(start), len).unwrap()
 }
 
-/// The first two words of each descriptor; the others must be zero.
-fn words(plan: &Plan) -> alloc::vec::Vec<(u64, u64)> {
-    let words = |descriptor: &Descriptor| {
-        assert_eq!(descriptor.0[2..], [0, 0]);
-        (descriptor.0[0], descriptor.0[1])
+/// The first two words of each descriptor of `changes`; the others must be zero. And whether the write buffer is flushed.
+fn planned(caps: &Capabilities, changes: &[Change<'_>]) -> (alloc::vec::Vec<(u64, u64)>, bool) {
+    let mut words = alloc::vec::Vec::new();
+    let mut submit = |batch: &[Invalidation]| {
+        words.extend(batch.iter().map(|invalidation| {
+            let descriptor = crate::queue::encode(invalidation).unwrap().0;
+            assert_eq!(descriptor[2..], [0, 0]);
+            (descriptor[0], descriptor[1])
+        }));
+        Ok(())
     };
-    plan.descriptors().iter().map(words).collect()
+    let mut batch = Batch::new(&mut submit);
+    let buffered = changes.iter().fold(false, |some, change| plan(caps, change, &mut batch) | some);
+    let submitted = batch.finish().unwrap();
+    (words, buffered && !submitted)
+}
+
+fn run_all(more: u64, changes: &[Change<'_>]) -> alloc::vec::Vec<(u64, u64)> {
+    planned(&caps(more), changes).0
 }
 
 fn run(more: u64, change: Change<'_>) -> alloc::vec::Vec<(u64, u64)> {
-    words(&plan(&caps(more), &change))
+    run_all(more, &[change])
 }
+
+fn flushes_write_buffer(more: u64, changes: &[Change<'_>]) -> bool {
+    planned(&caps(more), changes).1
+}
+
+const SOURCE: RequesterId = RequesterId::new(0xabc);
+/// Requests without PASID.
+const USER: User = User { source: SOURCE, pasid: None, index: 0, tlb: None };
 
 const CM: u64 = 1 << 7;
 const RWBF: u64 = 1 << 4;
@@ -57,35 +77,44 @@ fn a_new_root_drops_everything_unless_hardware_does() {
 
 #[test]
 fn attach_invalidates_only_in_caching_mode() {
-    let attach = |tag| Change::StreamAttached { source: 0xabc, tag };
-    assert_eq!(run(0, attach(SECOND)), []);
+    let attach = |tag| [Change::ContextSet { source: SOURCE }, Change::PasidEntrySet { user: USER, tag }];
+    assert_eq!(run_all(0, &attach(SECOND)), []);
     let expected = [(CONTEXT_DEVICE, 0), (PASID_CACHE_ONE, 0), (IOTLB_DOMAIN_0, 0), (PASID_IOTLB_ALL, 0)];
-    assert_eq!(run(CM, attach(SECOND)), expected);
-    assert_eq!(run(CM, attach(FIRST)), expected);
-    assert!(plan(&caps(RWBF), &attach(FIRST)).write_buffer_flush());
-    assert!(!plan(&caps(0), &attach(FIRST)).write_buffer_flush());
+    assert_eq!(run_all(CM, &attach(SECOND)), expected);
+    assert_eq!(run_all(CM, &attach(FIRST)), expected);
+    assert!(flushes_write_buffer(RWBF, &attach(FIRST)));
+    assert!(!flushes_write_buffer(0, &attach(FIRST)));
 }
 
 #[test]
 fn detach_drops_context_then_pasid_then_iotlb() {
-    let detach = |tag| Change::StreamDetached { source: 0xabc, tag };
+    let detach = |tag| [Change::ContextCleared { source: SOURCE }, Change::PasidEntryCleared { user: USER, tag }];
     for more in [0, CM, RWBF, ESRTPS] {
-        assert_eq!(run(more, detach(SECOND)), [(CONTEXT_DEVICE, 0), (PASID_CACHE_ONE, 0), (IOTLB_DOMAIN, 0)]);
-        assert_eq!(run(more, detach(FIRST)), [(CONTEXT_DEVICE, 0), (PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]);
+        assert_eq!(run_all(more, &detach(SECOND)), [(CONTEXT_DEVICE, 0), (PASID_CACHE_ONE, 0), (IOTLB_DOMAIN, 0)]);
+        assert_eq!(run_all(more, &detach(FIRST)), [(CONTEXT_DEVICE, 0), (PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]);
     }
 }
 
 #[test]
 fn a_pasid_entry_cleared_drops_pasid_cache_then_iotlb() {
-    assert_eq!(run(0, Change::PasidEntryCleared { tag: SECOND }), [(PASID_CACHE_ONE, 0), (IOTLB_DOMAIN, 0)]);
-    assert_eq!(run(0, Change::PasidEntryCleared { tag: FIRST }), [(PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]);
+    assert_eq!(
+        run(0, Change::PasidEntryCleared { user: USER, tag: SECOND }),
+        [(PASID_CACHE_ONE, 0), (IOTLB_DOMAIN, 0)]
+    );
+    assert_eq!(
+        run(0, Change::PasidEntryCleared { user: USER, tag: FIRST }),
+        [(PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]
+    );
 }
 
 #[test]
 fn a_pasid_entry_set_invalidates_only_in_caching_mode() {
-    assert_eq!(run(0, Change::PasidEntrySet { tag: SECOND }), []);
-    assert_eq!(run(CM, Change::PasidEntrySet { tag: SECOND }), [(PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]);
-    assert!(plan(&caps(RWBF), &Change::PasidEntrySet { tag: SECOND }).write_buffer_flush());
+    assert_eq!(run(0, Change::PasidEntrySet { user: USER, tag: SECOND }), []);
+    assert_eq!(
+        run(CM, Change::PasidEntrySet { user: USER, tag: SECOND }),
+        [(PASID_CACHE_ONE, 0), (PASID_IOTLB_ALL, 0)]
+    );
+    assert!(flushes_write_buffer(RWBF, &[Change::PasidEntrySet { user: USER, tag: SECOND }]));
 }
 
 #[test]
@@ -95,8 +124,8 @@ fn maps_invalidate_the_second_stage_in_caching_mode_with_upper_levels() {
     // IH = 0: bit 6 of the second word is clear.
     assert_eq!(run(CM, map(SECOND)), [(IOTLB_PAGES, 0x5000)]);
     assert_eq!(run(CM, map(FIRST)), []);
-    assert!(plan(&caps(RWBF), &map(SECOND)).write_buffer_flush());
-    assert!(plan(&caps(RWBF | CM), &map(FIRST)).write_buffer_flush());
+    assert!(flushes_write_buffer(RWBF, &[map(SECOND)]));
+    assert!(flushes_write_buffer(RWBF | CM, &[map(FIRST)]));
 }
 
 #[test]
@@ -105,15 +134,15 @@ fn unmap_drops_the_covering_block_and_upper_levels_only_where_tables_went() {
     gather.add_leaves(range(0x3000, 0x2000), 0);
     // Pages 3 and 4 share no block smaller than eight pages. IH = 1.
     let block = 3 | 1 << 6;
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, gather: &gather }), [(IOTLB_PAGES, block)]);
-    assert_eq!(run(0, Change::Unmapped { tag: FIRST, gather: &gather }), [(PASID_IOTLB_PAGES, block)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), [(IOTLB_PAGES, block)]);
+    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &[USER], gather: &gather }), [(PASID_IOTLB_PAGES, block)]);
     gather.add_table(range(0x20_0000, 0x20_0000), 0);
     // The first range still lost leaves only.
     let expected = [(IOTLB_PAGES, block), (IOTLB_PAGES, 0x20_0000 | 9)];
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, gather: &gather }), expected);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), expected);
     gather.add_everything();
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, gather: &gather }), [(IOTLB_DOMAIN, 0)]);
-    assert_eq!(run(0, Change::Unmapped { tag: FIRST, gather: &gather }), [(PASID_IOTLB_ALL, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &[USER], gather: &gather }), [(PASID_IOTLB_ALL, 0)]);
 }
 
 #[test]
@@ -121,35 +150,35 @@ fn blocks_beyond_mamv_or_units_without_psi_drop_the_domain() {
     let mut gather = Gather::new();
     // MAMV is 18: a block of 2^18 pages is 1 GiB, and one page more needs 2 GiB.
     gather.add_leaves(range(0x4000_0000, 0x4000_0000), 2);
-    let change = Change::Unmapped { tag: SECOND, gather: &gather };
+    let change = Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather };
     assert_eq!(run(0, change), [(IOTLB_PAGES, 0x4000_0000 | 1 << 6 | 18)]);
     let no_psi = Capabilities::new(CAP & !(1 << 39), ECAP);
-    assert_eq!(words(&plan(&no_psi, &change)), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(planned(&no_psi, &[change]).0, [(IOTLB_DOMAIN, 0)]);
     // However many ranges there are, one that needs the whole domain makes the others unnecessary.
     let mut wide = Gather::new();
     wide.add_leaves(range(0x1000, 0x1000), 0);
     wide.add_leaves(range(0x3fff_f000, 0x2000), 0);
     wide.add_leaves(range(0x7fff_f000, 0x2000), 0);
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, gather: &wide }), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &wide }), [(IOTLB_DOMAIN, 0)]);
 }
 
 #[test]
 fn a_block_of_everything_is_everything() {
     let all = Capabilities::new(CAP | 0x3f << 48, ECAP);
     let change = Change::Mapped { tag: SECOND, range: IovaRange::FULL };
-    assert_eq!(words(&plan(&Capabilities::new(all.cap() | CM, ECAP), &change)), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(planned(&Capabilities::new(all.cap() | CM, ECAP), &[change]).0, [(IOTLB_DOMAIN, 0)]);
 }
 
 #[test]
 fn every_range_of_a_full_gather_is_covered() {
     let mut gather = Gather::new();
     (0..20).for_each(|n| gather.add_leaves(range(n << 30, 0x1000), 0));
-    let plan = plan(&caps(0), &Change::Unmapped { tag: SECOND, gather: &gather });
-    let domain = plan.descriptors().iter().any(|descriptor| descriptor.0[0] == IOTLB_DOMAIN);
+    let plan = run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather });
+    let domain = plan.iter().any(|(low, _)| *low == IOTLB_DOMAIN);
     let pages = |page: u64| {
-        plan.descriptors().iter().any(|descriptor| {
-            let mask = 12 + (descriptor.0[1] & 0x3f);
-            page >> mask == descriptor.0[1] >> mask
+        plan.iter().any(|(_, high)| {
+            let mask = 12 + (high & 0x3f);
+            page >> mask == high >> mask
         })
     };
     assert!(domain || (0..20).all(|n| pages(n << 30)));
@@ -158,12 +187,13 @@ fn every_range_of_a_full_gather_is_covered() {
 #[test]
 fn a_retired_domain_leaves_nothing_under_its_id() {
     assert_eq!(run(0, Change::DomainRetired { tag: SECOND }), [(PASID_CACHE_DOMAIN, 0), (IOTLB_DOMAIN, 0)]);
-    assert_eq!(run(0, Change::DomainRetired { tag: FIRST }), [(PASID_CACHE_DOMAIN, 0), (PASID_IOTLB_ALL, 0)]);
+    // What is cached by PASID went with its users.
+    assert_eq!(run(0, Change::DomainRetired { tag: FIRST }), [(PASID_CACHE_DOMAIN, 0), (IOTLB_DOMAIN, 0)]);
 }
 
 #[test]
 fn draining_is_asked_for_only_where_it_exists() {
     let none = Capabilities::new(CAP & !(3 << 54), ECAP);
-    let plan = plan(&none, &Change::DomainRetired { tag: SECOND });
-    assert_eq!(plan.descriptors()[1].0[0], IOTLB_DOMAIN & !DRAIN);
+    let (words, _) = planned(&none, &[Change::DomainRetired { tag: SECOND }]);
+    assert_eq!(words[1].0, IOTLB_DOMAIN & !DRAIN);
 }

@@ -1,9 +1,14 @@
 //! A translation domain of one unit: page tables, a domain id, and the invalidations that keep both honest.
 
+mod state;
+
+pub(crate) use state::State;
+
 use crate::invalidate::{Change, Tag};
 use crate::spec::pasid::{AddressWidth, PasidEntry, TranslationType};
-use crate::unit::Shared;
+use crate::unit::Inner;
 use alloc::sync::Arc;
+use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
 use iommu_core::error;
 use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
@@ -53,8 +58,8 @@ macro_rules! either {
 ///
 /// CPUs that work on disjoint addresses do not wait for each other, but for the queue.
 pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
-    unit: Arc<Shared<H, R>>,
-    tag: Tag,
+    unit: Arc<Inner<H, R>>,
+    state: Shared<State>,
     /// Distinguishes this domain's gathers from all others.
     serial: u64,
     geometry: Geometry,
@@ -66,7 +71,7 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// An empty domain with domain id `id`, which stays the caller's on an error.
-    pub(crate) fn new(unit: &Arc<Shared<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
+    pub(crate) fn new(unit: &Arc<Inner<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
         let caps = &unit.caps;
         let (tables, tag, width) = match stage {
             Stage::First => {
@@ -101,7 +106,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         };
         Ok(Self {
             unit: unit.clone(),
-            tag,
+            state: Shared::try_new(State::new(tag)).map_err(|_| HwError::OutOfMemory)?,
             serial: hw::unique_number(),
             geometry: either!(&tables, table => table.geometry()),
             root: either!(&tables, table => table.root()),
@@ -110,26 +115,34 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         })
     }
 
-    pub(crate) fn belongs_to(&self, unit: &Arc<Shared<H, R>>) -> bool {
+    pub(crate) fn belongs_to(&self, unit: &Arc<Inner<H, R>>) -> bool {
         Arc::ptr_eq(&self.unit, unit)
     }
 
-    pub(crate) fn tag(&self) -> Tag {
-        self.tag
+    pub(crate) fn state(&self) -> &Shared<State> {
+        &self.state
     }
 
     /// The PASID table entry that leads to this domain.
     pub(crate) fn pasid_entry(&self) -> PasidEntry {
-        PasidEntry {
-            translation: match self.tag {
-                Tag::Domain(_) => TranslationType::SecondStage,
-                Tag::DomainAndPasid(_) => TranslationType::FirstStage,
-            },
-            width: self.width,
-            domain_id: self.tag.domain_id(),
-            root: self.root,
-            page_walk_snoop: self.unit.caps.page_walk_snoop(),
+        let (tag, caps) = (self.state.tag(), &self.unit.caps);
+        let translation = match tag {
+            Tag::Domain(_) => TranslationType::SecondStage,
+            Tag::DomainAndPasid(_) => TranslationType::FirstStage,
+        };
+        let entry = PasidEntry {
+            page_walk_snoop: caps.page_walk_snoop(),
+            ..PasidEntry::new(translation, self.width, tag.domain_id())
+        };
+        match tag {
+            Tag::Domain(_) => PasidEntry { second_stage: self.root, ..entry },
+            Tag::DomainAndPasid(_) => PasidEntry { first_stage: self.root.get(), ..entry },
         }
+    }
+
+    /// Has hardware forget what a change of the tables took out.
+    fn forget(&self, gather: &Gather) -> Result<(), HwError> {
+        forget(&self.unit, &self.state, gather)
     }
 
     /// Frees the table frames of a gather whose invalidation was confirmed.
@@ -148,10 +161,15 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     }
 }
 
+/// Invalidates what `gather` took out of a domain's tables.
+fn forget<H: Hal + Clone, R: Registers>(unit: &Inner<H, R>, state: &State, gather: &Gather) -> Result<(), HwError> {
+    state.with_users(|users| unit.invalidate(&[Change::Unmapped { tag: state.tag(), users, gather }]))
+}
+
 /// Has hardware confirm what a change of the tables took out, before the change goes on.
 struct Confirm<'u, H: Hal + Clone, R: Registers> {
-    unit: &'u Shared<H, R>,
-    tag: Tag,
+    unit: &'u Inner<H, R>,
+    state: &'u State,
 }
 
 // SAFETY: the invalidation is planned from all that the gather holds, and returns once the unit's wait descriptor
@@ -159,7 +177,7 @@ struct Confirm<'u, H: Hal + Clone, R: Registers> {
 #[allow(unsafe_code, reason = "the promise on which table frames are freed")]
 unsafe impl<H: Hal + Clone, R: Registers> Flush for Confirm<'_, H, R> {
     fn flush(&mut self, gather: &Gather) -> Result<(), HwError> {
-        self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })
+        forget(self.unit, self.state, gather)
     }
 }
 
@@ -174,11 +192,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
         check_interrupt_range(iova, extents)?;
-        let mut unit = Confirm { unit: &self.unit, tag: self.tag };
+        let mut unit = Confirm { unit: &self.unit, state: &self.state };
         either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
         match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
             // The claim on the range is over, unlike in the flush in the middle of a map that needs one.
-            Some(range) => self.unit.invalidate(&Change::Mapped { tag: self.tag, range }),
+            Some(range) => self.unit.invalidate(&[Change::Mapped { tag: self.state.tag(), range }]),
             None => Ok(()),
         }
     }
@@ -191,7 +209,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
         if !gather.is_empty() {
-            self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })?;
+            self.forget(gather)?;
             self.free_tables(gather)?;
         }
         gather.clear();
@@ -199,11 +217,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn retire(&self) -> Result<(), HwError> {
-        self.unit.retire(self.tag)
+        self.unit.retire(&self.state)
     }
 
     fn split(&self, at: Iova) -> Result<Transition, HwError> {
-        let mut unit = Confirm { unit: &self.unit, tag: self.tag };
+        let mut unit = Confirm { unit: &self.unit, state: &self.state };
         either!(self.tables()?, table => table.split(at, &mut unit))
     }
 
@@ -214,11 +232,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
 impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
     fn drop(&mut self) {
-        if self.unit.retire(self.tag).is_ok() {
+        if self.unit.retire(&self.state).is_ok() {
             // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
-            self.unit.free_id(self.tag);
+            self.unit.free_id(self.state.tag());
         } else if let Some(tables) = self.tables.take() {
-            error!("domain {}: hardware did not confirm, its tables stay allocated", self.tag.domain_id());
+            error!("domain {}: hardware did not confirm, its tables stay allocated", self.state.tag().domain_id());
             either!(tables, table => table.into_inner().leak());
         }
     }

@@ -4,12 +4,13 @@
 //! reporting takes none of them.
 
 use crate::capabilities::Capabilities;
-use crate::domain::Domain;
+use crate::domain::{Domain, State};
 use crate::fault::Faults;
 use crate::ids::DomainIds;
-use crate::invalidate::{Change, Tag, plan};
+use crate::invalidate::{Batch, Change, Tag, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
+use crate::spec::invalidation::Invalidation;
 use crate::spec::pasid::{PasidEntry, TranslationType};
 use crate::spec::registers::GSTS;
 use crate::tables::{Structure, Tables};
@@ -18,7 +19,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
-use iommu_alloc::try_box;
+use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stream, Target, Transition};
 use iommu_core::{error, info};
@@ -49,7 +50,7 @@ impl Default for Config {
 ///
 /// A handle: clones are the same unit. When the last handle and the last domain are gone the unit goes on translating,
 /// with every requester blocked that was attached to a domain; its queue and structures stay allocated for ever.
-pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Shared<H, R>>);
+pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Inner<H, R>>);
 
 impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
     fn clone(&self) -> Self {
@@ -58,7 +59,7 @@ impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
 }
 
 /// What a unit and its domains have in common.
-pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
+pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) hal: H,
     pub(crate) caps: Capabilities,
     pub(crate) host_bits: u8,
@@ -70,8 +71,8 @@ pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
     ids: Mutex<DomainIds>,
     pub(crate) faults: Faults,
-    /// Tag of every requester that is passed through.
-    identity: Tag,
+    /// Everything that is passed through.
+    identity: Shared<State>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
@@ -94,10 +95,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
 
         let mut ids = DomainIds::new(caps.domain_id_bits())?;
         let identity = Tag::DomainAndPasid(ids.alloc()?);
+        let identity = Shared::try_new(State::new(identity)).map_err(|_| HwError::OutOfMemory)?;
         let queue = Queue::new(&hal, host_bits)?;
         let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
         // The last that needs memory, while hardware is still as it was.
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Inner {
             hal,
             caps,
             host_bits,
@@ -132,7 +134,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
     ///
     /// [`HwError::TimedOut`], [`HwError::Queue`].
     pub fn sync(&self) -> Result<Marker, HwError> {
-        self.0.submit_descriptors(&[])
+        self.0.submit(&[])
     }
 
     /// Status data of the newest wait descriptor that was submitted.
@@ -148,25 +150,23 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         visit(Structure::QueueStatus, status);
     }
 
-    fn entry_for(&self, target: &dyn hw::Domain) -> Result<(Tag, PasidEntry), HwError> {
+    fn entry_for(&self, target: &dyn hw::Domain) -> Result<(Shared<State>, PasidEntry), HwError> {
         let domain = (target as &dyn Any).downcast_ref::<Domain<H, R>>().ok_or(HwError::ForeignDomain)?;
         if !domain.belongs_to(&self.0) {
             return Err(HwError::ForeignDomain);
         }
-        Ok((domain.tag(), domain.pasid_entry()))
+        Ok((domain.state().clone(), domain.pasid_entry()))
     }
 
-    fn identity_entry(&self) -> Result<(Tag, PasidEntry), HwError> {
+    fn identity_entry(&self) -> Result<(Shared<State>, PasidEntry), HwError> {
         let caps = &self.0.caps;
         caps.require_pass_through()?;
+        let domain_id = self.0.identity.tag().domain_id();
         let entry = PasidEntry {
-            translation: TranslationType::PassThrough,
-            width: caps.idle_width(),
-            domain_id: self.0.identity.domain_id(),
-            root: PhysAddr::new(0),
             page_walk_snoop: caps.page_walk_snoop(),
+            ..PasidEntry::new(TranslationType::PassThrough, caps.idle_width(), domain_id)
         };
-        Ok((self.0.identity, entry))
+        Ok((self.0.identity.clone(), entry))
     }
 }
 
@@ -185,14 +185,14 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
 
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
         let source = requester(stream)?;
-        let (tag, entry) = match target {
+        let (state, entry) = match target {
             Target::Blocked => return self.0.detach(source),
             Target::Identity => self.identity_entry()?,
             Target::Paging(domain) => self.entry_for(domain)?,
             Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
-        self.0.attach(source, tag, &entry)
+        self.0.attach(source, &state, &entry)
     }
 
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
@@ -200,33 +200,41 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 }
 
-impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Leads `source` to `entry`, through blocked where it led elsewhere before.
-    fn attach(&self, source: RequesterId, tag: Tag, entry: &PasidEntry) -> Result<Transition, HwError> {
+    fn attach(&self, source: RequesterId, state: &Shared<State>, entry: &PasidEntry) -> Result<Transition, HwError> {
         let mut tables = self.tables.lock();
         if tables.attachment(source).is_some_and(|attachment| attachment.draining) {
             // What an earlier call could not finish comes first.
             self.block(&mut tables, source)?;
         }
+        let (user, tag) = (tables.user(source), state.tag());
+        let set = Change::PasidEntrySet { user, tag };
         let Some(attachment) = tables.attachment(source) else {
-            tables.set(source, tag, entry)?;
-            self.confirm_attach(&mut tables, source, &Change::StreamAttached { source: source.get(), tag })?;
+            state.add_user(user)?;
+            tables.set(source, state, entry).inspect_err(|_| state.remove_user(source, None))?;
+            self.confirm_attach(&mut tables, source, &[Change::ContextSet { source }, set])?;
             return Ok(Transition::Hitless);
         };
-        if attachment.tag == tag {
+        if Shared::same(&attachment.state, state) {
             return Ok(Transition::Hitless);
         }
+        state.add_user(user)?;
         // 512 bits that hardware reads in pieces cannot be replaced at once: not present, invalidate, set anew.
-        let old = tables.clear_pasid(source)?;
-        self.invalidate(&Change::PasidEntryCleared { tag: old })?;
-        tables.reset_pasid(source, tag, entry)?;
-        self.confirm_attach(&mut tables, source, &Change::PasidEntrySet { tag })?;
+        let replaced = tables.clear_pasid(source).and_then(|old| {
+            self.invalidate(&[Change::PasidEntryCleared { user, tag: old.tag() }])?;
+            old.remove_user(source, None);
+            Ok(())
+        });
+        replaced.inspect_err(|_| state.remove_user(source, None))?;
+        tables.reset_pasid(source, state, entry)?;
+        self.confirm_attach(&mut tables, source, &[set])?;
         Ok(Transition::ThroughBlocked)
     }
 
     /// Invalidates for an entry that became present; where hardware does not confirm, the stream is blocked again.
-    fn confirm_attach(&self, tables: &mut Tables<H>, source: RequesterId, change: &Change<'_>) -> Result<(), HwError> {
-        self.invalidate(change).inspect_err(|_| {
+    fn confirm_attach(&self, tables: &mut Tables<H>, source: RequesterId, set: &[Change<'_>]) -> Result<(), HwError> {
+        self.invalidate(set).inspect_err(|_| {
             let _ = self.block(tables, source);
         })
     }
@@ -242,28 +250,29 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
     }
 
     fn block(&self, tables: &mut Tables<H>, source: RequesterId) -> Result<(), HwError> {
-        let tag = tables.clear(source)?;
-        self.invalidate(&Change::StreamDetached { source: source.get(), tag })?;
+        let (state, user) = (tables.clear(source)?, tables.user(source));
+        self.invalidate(&[Change::ContextCleared { source }, Change::PasidEntryCleared { user, tag: state.tag() }])?;
+        state.remove_user(source, None);
         tables.release(source);
         Ok(())
     }
 
-    /// Blocks every stream under `tag` and removes all that is cached under it. On an error no entry leads to the
-    /// domain any more, but hardware may not know it yet.
-    pub(crate) fn retire(&self, tag: Tag) -> Result<(), HwError> {
+    /// Blocks every stream that leads to `state` and removes all that is cached under it. On an error no entry leads there
+    /// any more, but hardware may not know it yet.
+    pub(crate) fn retire(&self, state: &State) -> Result<(), HwError> {
         let mut tables = self.tables.lock();
         // Every entry first: where the queue hangs, no stream is left with one because another was waited for.
         let mut last = None;
-        while let Some(source) = tables.attached_to(tag, last) {
-            tables.clear(source)?;
-            last = Some(source);
+        while let Some(user) = state.next_user(last) {
+            tables.clear(user.source)?;
+            last = Some((user.source, user.pasid));
         }
         let (mut last, mut outcome) = (None, Ok(()));
-        while let Some(source) = tables.attached_to(tag, last) {
-            outcome = outcome.and(self.block(&mut tables, source));
-            last = Some(source);
+        while let Some(user) = state.next_user(last) {
+            outcome = outcome.and(self.block(&mut tables, user.source));
+            last = Some((user.source, user.pasid));
         }
-        outcome.and(self.invalidate(&Change::DomainRetired { tag }))
+        outcome.and(self.invalidate(&[Change::DomainRetired { tag: state.tag() }]))
     }
 
     /// Gives back the id of a domain that was [retired](Self::retire).
@@ -271,12 +280,12 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         self.ids.lock().free(tag.domain_id());
     }
 
-    /// Carries out the plan for `change`.
-    pub(crate) fn invalidate(&self, change: &Change<'_>) -> Result<(), HwError> {
-        let plan = plan(&self.caps, change);
-        if !plan.descriptors().is_empty() {
-            self.submit_descriptors(plan.descriptors())?;
-        } else if plan.write_buffer_flush() {
+    /// Carries out the plans for `changes`, as one.
+    pub(crate) fn invalidate(&self, changes: &[Change<'_>]) -> Result<(), HwError> {
+        let mut submit = |batch: &[Invalidation]| self.submit(batch).map(drop);
+        let mut batch = Batch::new(&mut submit);
+        let buffered = changes.iter().fold(false, |some, change| plan(&self.caps, change, &mut batch) | some);
+        if !batch.finish()? && buffered {
             self.flush_write_buffer()?;
         }
         Ok(())
@@ -288,7 +297,7 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS")
     }
 
-    fn submit_descriptors(&self, batch: &[crate::spec::descriptor::Descriptor]) -> Result<Marker, HwError> {
+    fn submit(&self, batch: &[Invalidation]) -> Result<Marker, HwError> {
         self.queue.lock().submit(&self.hal, &self.regs, batch)
     }
 }
