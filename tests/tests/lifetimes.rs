@@ -52,7 +52,7 @@ fn a_domain_id_comes_back_only_after_all_of_it_is_invalidated() {
             let last = log.iter().rposition(|it| matches!(it, Descriptor::ContextCache(_))).expect("a detach");
             let rest = &log[last + 1..];
             assert!(rest.contains(&Descriptor::PasidCache(Granularity::Domain(id))), "{}: {rest:?}", case.name);
-            assert!(rest.last().is_some_and(|last| is_all_of(&case, id, last)), "{}: {rest:?}", case.name);
+            assert!(rest.iter().any(|one| is_all_of(&case, id, one)), "{}: {rest:?}", case.name);
         }
         assert_eq!(ids.len(), 1, "an id that was flushed may be used again");
         bench.check();

@@ -1,8 +1,7 @@
 //! What streams and invalidations know of a domain: its tag, and who leads there.
 
-use crate::invalidate::{Tag, User};
-use alloc::vec::Vec;
-use iommu_core::hw::{HwError, Pasid, RequesterId};
+use crate::invalidate::{Seat, Tag, User, Users};
+use iommu_core::hw::{Pasid, RequesterId};
 use spin::RwLock;
 
 /// A domain's tag and its users.
@@ -12,12 +11,12 @@ use spin::RwLock;
 /// one that is added later was published later, and hardware that walks for it meets the tables as they are then.
 pub(crate) struct State {
     tag: Tag,
-    users: RwLock<Vec<User>>,
+    users: RwLock<Users>,
 }
 
 impl State {
     pub(crate) fn new(tag: Tag) -> Self {
-        Self { tag, users: RwLock::new(Vec::new()) }
+        Self { tag, users: RwLock::new(Users::new()) }
     }
 
     /// How hardware tags what it caches of the domain.
@@ -26,28 +25,23 @@ impl State {
     }
 
     /// Does `work` with the users as they are, none of which goes meanwhile. Many may do so at the same time.
-    pub(crate) fn with_users<T>(&self, work: impl FnOnce(&[User]) -> T) -> T {
+    pub(crate) fn with_users<T>(&self, work: impl FnOnce(&Users) -> T) -> T {
         work(&self.users.read())
     }
 
     /// The user after `after`, in the order of requesters and PASIDs.
     pub(crate) fn next_user(&self, after: Option<(RequesterId, Option<Pasid>)>) -> Option<User> {
-        self.users.read().iter().copied().find(|user| Some((user.source, user.pasid)) > after)
+        self.users.read().iter().find(|user| Some((user.source, user.pasid)) > after)
     }
 
     /// One more user.
-    pub(crate) fn add_user(&self, user: User) -> Result<(), HwError> {
+    pub(crate) fn add_user(&self, seat: Seat) {
         // Upgraded, so that readers that come all the time cannot keep it waiting for ever.
-        let mut users = self.users.upgradeable_read().upgrade();
-        users.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
-        let at = users.partition_point(|other| (other.source, other.pasid) < (user.source, user.pasid));
-        users.insert(at, user);
-        Ok(())
+        self.users.upgradeable_read().upgrade().add(seat);
     }
 
-    /// One user less.
-    pub(crate) fn remove_user(&self, source: RequesterId, pasid: Option<Pasid>) {
-        let mut users = self.users.upgradeable_read().upgrade();
-        users.retain(|user| (user.source, user.pasid) != (source, pasid));
+    /// One user less; its seat is given back.
+    pub(crate) fn remove_user(&self, source: RequesterId, pasid: Option<Pasid>) -> Option<Seat> {
+        self.users.upgradeable_read().upgrade().remove(source, pasid)
     }
 }

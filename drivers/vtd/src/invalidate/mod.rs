@@ -6,8 +6,10 @@
 
 mod batch;
 mod pages;
+mod users;
 
 pub use batch::Batch;
+pub use users::{Seat, Users};
 
 use crate::capabilities::Capabilities;
 use crate::spec::descriptor::Drain;
@@ -90,7 +92,7 @@ pub enum Change<'a> {
         /// The domain.
         tag: Tag,
         /// The streams that lead there.
-        users: &'a [User],
+        users: &'a Users,
         /// What was taken out.
         gather: &'a Gather,
     },

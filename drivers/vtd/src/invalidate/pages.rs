@@ -1,6 +1,6 @@
 //! Which addresses an unmap must have forgotten, in the fewest invalidations that are correct.
 
-use super::{Sink, Tag, User, add_device_tlb, all_of};
+use super::{Sink, Tag, Users, add_device_tlb, all_of};
 use crate::capabilities::Capabilities;
 use crate::spec::descriptor::{Drain, Pages};
 use crate::spec::invalidation::{Invalidation, IotlbScope, TlbPages};
@@ -14,7 +14,7 @@ const WIDEST_MASK: u8 = 51;
 pub(super) fn unmapped(
     caps: &Capabilities,
     tag: Tag,
-    users: &[User],
+    users: &Users,
     gather: &Gather,
     drain: Drain,
     sink: &mut dyn Sink,
@@ -39,14 +39,14 @@ pub(super) fn unmapped(
     }
     for user in users.iter().filter(|user| user.tlb.is_some()) {
         if gather.everything() {
-            add_device_tlb(*user, TlbPages::All, sink);
+            add_device_tlb(user, TlbPages::All, sink);
             continue;
         }
         for touched in gather.touched() {
             let mask = covering_mask(touched.range);
             let address = touched.range.start().get() >> (12 + mask.min(WIDEST_MASK)) << (12 + mask.min(WIDEST_MASK));
             let pages = if mask < WIDEST_MASK { TlbPages::Block { address, mask } } else { TlbPages::All };
-            add_device_tlb(*user, pages, sink);
+            add_device_tlb(user, pages, sink);
         }
     }
 }

@@ -64,6 +64,12 @@ const SOURCE: RequesterId = RequesterId::new(0xabc);
 /// Requests without PASID.
 const USER: User = User { source: SOURCE, pasid: None, index: 0, tlb: None };
 
+fn one_user() -> Users {
+    let mut users = Users::new();
+    users.add(Seat::new(USER).unwrap());
+    users
+}
+
 const CM: u64 = 1 << 7;
 const RWBF: u64 = 1 << 4;
 const ESRTPS: u64 = 1 << 63;
@@ -130,27 +136,29 @@ fn maps_invalidate_the_second_stage_in_caching_mode_with_upper_levels() {
 
 #[test]
 fn unmap_drops_the_covering_block_and_upper_levels_only_where_tables_went() {
+    let users = one_user();
     let mut gather = Gather::new();
     gather.add_leaves(range(0x3000, 0x2000), 0);
     // Pages 3 and 4 share no block smaller than eight pages. IH = 1.
     let block = 3 | 1 << 6;
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), [(IOTLB_PAGES, block)]);
-    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &[USER], gather: &gather }), [(PASID_IOTLB_PAGES, block)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &users, gather: &gather }), [(IOTLB_PAGES, block)]);
+    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &users, gather: &gather }), [(PASID_IOTLB_PAGES, block)]);
     gather.add_table(range(0x20_0000, 0x20_0000), 0);
     // The first range still lost leaves only.
     let expected = [(IOTLB_PAGES, block), (IOTLB_PAGES, 0x20_0000 | 9)];
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), expected);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &users, gather: &gather }), expected);
     gather.add_everything();
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather }), [(IOTLB_DOMAIN, 0)]);
-    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &[USER], gather: &gather }), [(PASID_IOTLB_ALL, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &users, gather: &gather }), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: FIRST, users: &users, gather: &gather }), [(PASID_IOTLB_ALL, 0)]);
 }
 
 #[test]
 fn blocks_beyond_mamv_or_units_without_psi_drop_the_domain() {
+    let users = one_user();
     let mut gather = Gather::new();
     // MAMV is 18: a block of 2^18 pages is 1 GiB, and one page more needs 2 GiB.
     gather.add_leaves(range(0x4000_0000, 0x4000_0000), 2);
-    let change = Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather };
+    let change = Change::Unmapped { tag: SECOND, users: &users, gather: &gather };
     assert_eq!(run(0, change), [(IOTLB_PAGES, 0x4000_0000 | 1 << 6 | 18)]);
     let no_psi = Capabilities::new(CAP & !(1 << 39), ECAP);
     assert_eq!(planned(&no_psi, &[change]).0, [(IOTLB_DOMAIN, 0)]);
@@ -159,7 +167,7 @@ fn blocks_beyond_mamv_or_units_without_psi_drop_the_domain() {
     wide.add_leaves(range(0x1000, 0x1000), 0);
     wide.add_leaves(range(0x3fff_f000, 0x2000), 0);
     wide.add_leaves(range(0x7fff_f000, 0x2000), 0);
-    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &wide }), [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(run(0, Change::Unmapped { tag: SECOND, users: &users, gather: &wide }), [(IOTLB_DOMAIN, 0)]);
 }
 
 #[test]
@@ -171,9 +179,10 @@ fn a_block_of_everything_is_everything() {
 
 #[test]
 fn every_range_of_a_full_gather_is_covered() {
+    let users = one_user();
     let mut gather = Gather::new();
     (0..20).for_each(|n| gather.add_leaves(range(n << 30, 0x1000), 0));
-    let plan = run(0, Change::Unmapped { tag: SECOND, users: &[USER], gather: &gather });
+    let plan = run(0, Change::Unmapped { tag: SECOND, users: &users, gather: &gather });
     let domain = plan.iter().any(|(low, _)| *low == IOTLB_DOMAIN);
     let pages = |page: u64| {
         plan.iter().any(|(_, high)| {

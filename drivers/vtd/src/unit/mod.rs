@@ -7,7 +7,7 @@ use crate::capabilities::Capabilities;
 use crate::domain::{Domain, State};
 use crate::fault::Faults;
 use crate::ids::DomainIds;
-use crate::invalidate::{Batch, Change, Tag, plan};
+use crate::invalidate::{Batch, Change, Seat, Tag, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::invalidation::Invalidation;
@@ -211,22 +211,20 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         let (user, tag) = (tables.user(source), state.tag());
         let set = Change::PasidEntrySet { user, tag };
         let Some(attachment) = tables.attachment(source) else {
-            state.add_user(user)?;
-            tables.set(source, state, entry).inspect_err(|_| state.remove_user(source, None))?;
+            state.add_user(Seat::new(user)?);
+            tables.set(source, state, entry).inspect_err(|_| drop(state.remove_user(source, None)))?;
             self.confirm_attach(&mut tables, source, &[Change::ContextSet { source }, set])?;
             return Ok(Transition::Hitless);
         };
         if Shared::same(&attachment.state, state) {
             return Ok(Transition::Hitless);
         }
-        state.add_user(user)?;
         // 512 bits that hardware reads in pieces cannot be replaced at once: not present, invalidate, set anew.
-        let replaced = tables.clear_pasid(source).and_then(|old| {
-            self.invalidate(&[Change::PasidEntryCleared { user, tag: old.tag() }])?;
-            old.remove_user(source, None);
-            Ok(())
-        });
-        replaced.inspect_err(|_| state.remove_user(source, None))?;
+        let old = tables.clear_pasid(source)?;
+        self.invalidate(&[Change::PasidEntryCleared { user, tag: old.tag() }])?;
+        // Its seat moves with it, so that going back needs no memory.
+        let seat = old.remove_user(source, None);
+        state.add_user(seat.ok_or(HwError::Hardware("an attached stream that its domain does not know"))?);
         tables.reset_pasid(source, state, entry)?;
         self.confirm_attach(&mut tables, source, &[set])?;
         Ok(Transition::ThroughBlocked)
