@@ -86,7 +86,10 @@ impl Case {
     /// The first address that domains do not translate.
     pub fn end(&self) -> u64 {
         let guest = (self.config.cap >> 16 & 0x3f) + 1;
-        let tables = if self.config.cap >> 8 & 0xe == 2 { 39 } else { 48 };
+        // The shallowest tables that hold all addresses, else the deepest.
+        let there = [(2, 39), (4, 48), (8, 57)].map(|(bit, bits)| (self.config.cap >> 8 & bit != 0).then_some(bits));
+        let there: Vec<u64> = there.into_iter().flatten().collect();
+        let tables = there.iter().find(|bits| **bits >= guest).or(there.last()).copied().unwrap_or(0);
         1 << if self.stage == Stage::First { guest.min(47) } else { guest.min(tables) }
     }
 

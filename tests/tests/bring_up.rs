@@ -184,8 +184,8 @@ fn a_stage_that_the_unit_lacks_is_named() {
     };
     assert_eq!(create(Config::first_stage(), Stage::Second), "ECAP.SSTS");
     assert_eq!(create(Config::second_stage(), Stage::First), "ECAP.FSTS");
-    // Neither 3 nor 4 levels: none, or only 5.
-    for sagaw in [0, 8] {
+    // Neither 3, 4 nor 5 levels: none, or only reserved ones.
+    for sagaw in [0, 0x11] {
         let config = Config { cap: Config::server().cap & !(0x1f << 8) | sagaw << 8, ..Config::server() };
         assert_eq!(create(config, Stage::Second), "CAP.SAGAW");
     }

@@ -38,15 +38,12 @@ impl<R: Registers> Regs<R> {
         if self.io.len() < FIXED_END {
             return Err(HwError::Hardware("the register window is too short"));
         }
-        let (cap, ecap) = (self.io.read64(CAP_REG), self.io.read64(ECAP_REG));
-        if self.io.read32(VER) == u32::MAX || cap == u64::MAX || ecap == u64::MAX {
+        let (version, cap, ecap) = (self.io.read32(VER), self.io.read64(CAP_REG), self.io.read64(ECAP_REG));
+        if version == u32::MAX || cap == u64::MAX || ecap == u64::MAX {
             return Err(HwError::Hardware("the registers read all ones: no unit answers"));
         }
-        let capabilities = Capabilities::new(cap, ecap);
-        let faults_end = capabilities.fault_offset() + capabilities.fault_records() * FRCD_LEN;
-        if faults_end > self.io.len() {
-            return Err(HwError::Hardware("the fault records lie beyond the register window"));
-        }
+        let capabilities = Capabilities::new(cap, ecap).with_version(version);
+        capabilities.check_records(self.io.len())?;
         Ok(capabilities)
     }
 

@@ -36,6 +36,9 @@ pub const IQERCD_REG: usize = 0xb0;
 /// End of the registers that every unit has, in bytes.
 pub const FIXED_END: usize = 0xc0;
 
+/// Length in bytes of the IVA and IOTLB registers, from ECAP.IRO on.
+pub const IOTLB_LEN: usize = 16;
+
 /// Length in bytes of one fault recording register.
 pub const FRCD_LEN: usize = 16;
 
@@ -44,6 +47,8 @@ register_bitfields! { u64,
     pub CAP [
         /// Domain ids have 4 + 2 * ND bits.
         ND OFFSET(0) NUMBITS(3) [],
+        /// Advanced fault log.
+        AFL OFFSET(3) NUMBITS(1) [],
         /// Write buffers must be flushed.
         RWBF OFFSET(4) NUMBITS(1) [],
         /// Protected low-memory region.
@@ -56,6 +61,8 @@ register_bitfields! { u64,
         SAGAW OFFSET(8) NUMBITS(5) [],
         /// Maximum guest address width, minus 1.
         MGAW OFFSET(16) NUMBITS(6) [],
+        /// Reads of length zero succeed where a page may only be written.
+        ZLR OFFSET(22) NUMBITS(1) [],
         /// Offset of the fault recording registers, in 16-byte units.
         FRO OFFSET(24) NUMBITS(10) [],
         /// Second-stage large pages: bit 0 is 2 MiB, bit 1 is 1 GiB.
@@ -72,8 +79,14 @@ register_bitfields! { u64,
         DRD OFFSET(55) NUMBITS(1) [],
         /// First-stage 1 GiB pages.
         FS1GP OFFSET(56) NUMBITS(1) [],
+        /// Posted interrupts.
+        PI OFFSET(59) NUMBITS(1) [],
         /// First-stage 5-level paging.
         FS5LP OFFSET(60) NUMBITS(1) [],
+        /// Enhanced commands.
+        ECMDS OFFSET(61) NUMBITS(1) [],
+        /// Setting the interrupt table pointer invalidates the interrupt entry cache.
+        ESIRTPS OFFSET(62) NUMBITS(1) [],
         /// Setting the root table pointer invalidates all remapping caches.
         ESRTPS OFFSET(63) NUMBITS(1) []
     ],
@@ -87,24 +100,42 @@ register_bitfields! { u64,
         DT OFFSET(2) NUMBITS(1) [],
         /// Interrupt remapping.
         IR OFFSET(3) NUMBITS(1) [],
+        /// Interrupts to x2APIC destinations.
+        EIM OFFSET(4) NUMBITS(1) [],
         /// Pass-through.
         PT OFFSET(6) NUMBITS(1) [],
         /// Snoop control.
         SC OFFSET(7) NUMBITS(1) [],
         /// Offset of the IOTLB registers, in 16-byte units.
         IRO OFFSET(8) NUMBITS(10) [],
+        /// Largest handle mask of an interrupt entry invalidation.
+        MHMV OFFSET(20) NUMBITS(4) [],
+        /// Memory types.
+        MTS OFFSET(25) NUMBITS(1) [],
         /// Nested translation.
         NEST OFFSET(26) NUMBITS(1) [],
         /// Page requests.
         PRS OFFSET(29) NUMBITS(1) [],
+        /// Execute requests.
+        ERS OFFSET(30) NUMBITS(1) [],
         /// Supervisor requests.
         SRS OFFSET(31) NUMBITS(1) [],
+        /// The no-write flag of translation requests.
+        NWFS OFFSET(33) NUMBITS(1) [],
+        /// Extended accessed flags of the first stage.
+        EAFS OFFSET(34) NUMBITS(1) [],
         /// PASIDs have PSS + 1 bits.
         PSS OFFSET(35) NUMBITS(5) [],
         /// Requests with PASID.
         PASID OFFSET(40) NUMBITS(1) [],
+        /// Device-TLB invalidations are throttled by physical function: they must name it.
+        DIT OFFSET(41) NUMBITS(1) [],
+        /// Page requests can be drained.
+        PDS OFFSET(42) NUMBITS(1) [],
         /// Scalable-mode translation.
         SMTS OFFSET(43) NUMBITS(1) [],
+        /// Virtual commands.
+        VCS OFFSET(44) NUMBITS(1) [],
         /// Second-stage accessed and dirty bits.
         SSADS OFFSET(45) NUMBITS(1) [],
         /// Second-stage translation in scalable mode.
@@ -114,7 +145,13 @@ register_bitfields! { u64,
         /// Page walks of scalable mode can snoop the caches.
         SMPWCS OFFSET(48) NUMBITS(1) [],
         /// The RID_PASID field of context entries is honoured.
-        RPS OFFSET(49) NUMBITS(1) []
+        RPS OFFSET(49) NUMBITS(1) [],
+        /// Performance monitoring.
+        PMS OFFSET(51) NUMBITS(1) [],
+        /// Abort-DMA mode.
+        ADMS OFFSET(52) NUMBITS(1) [],
+        /// The RID_PRIV field of context entries is honoured.
+        RPRIVS OFFSET(53) NUMBITS(1) []
     ],
     /// Root table address (section 11.4.5).
     pub RTADDR [
