@@ -11,7 +11,7 @@ mod users;
 pub use batch::Batch;
 pub use users::{Seat, Users};
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, Mode};
 use crate::spec::descriptor::Drain;
 use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope, PasidScope, TlbPages, TlbTarget};
 use iommu_core::addr::IovaRange;
@@ -66,6 +66,28 @@ pub enum Change<'a> {
         /// Whose.
         source: RequesterId,
     },
+    /// A context entry of scalable mode, and nothing behind it, changed while it was present: another PASID directory with the
+    /// same entries, or other enables.
+    ContextChanged {
+        /// Whose.
+        source: RequesterId,
+        /// The device TLB, where what it holds was filled through enables that are gone.
+        tlb: Option<TlbTarget>,
+    },
+    /// A context entry of legacy mode became present.
+    LegacyContextSet {
+        /// Whose.
+        source: RequesterId,
+        /// Tag of the new domain.
+        tag: Tag,
+    },
+    /// A context entry of legacy mode became not-present, or leads to the same domain with other enables.
+    LegacyContextCleared {
+        /// Whose.
+        user: User,
+        /// Tag of the old domain.
+        tag: Tag,
+    },
     /// A PASID entry became present.
     PasidEntrySet {
         /// Which.
@@ -118,7 +140,9 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>, sink: &mut dyn Sink) -> bo
         Change::RootPointer if caps.root_pointer_invalidates() => {}
         Change::RootPointer => {
             sink.add(Invalidation::ContextCache(ContextScope::Global));
-            sink.add(Invalidation::PasidCache(PasidScope::Global));
+            if caps.mode() == Mode::Scalable {
+                sink.add(Invalidation::PasidCache(PasidScope::Global));
+            }
             sink.add(Invalidation::Iotlb { scope: IotlbScope::Global, drain });
         }
         // Not-present entries are cached only in caching mode, tagged with domain id 0; first-stage ones never.
@@ -128,6 +152,27 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>, sink: &mut dyn Sink) -> bo
         }
         Change::ContextCleared { source } => {
             sink.add(Invalidation::ContextCache(ContextScope::Device { domain: 0, source }));
+        }
+        Change::ContextChanged { source, tlb } => {
+            sink.add(Invalidation::ContextCache(ContextScope::Device { domain: 0, source }));
+            // What is cached of PASID entries was found through the old entry.
+            sink.add(Invalidation::PasidCache(PasidScope::Global));
+            if let Some(target) = tlb {
+                sink.add(Invalidation::DeviceTlb { target, pages: TlbPages::All });
+                if caps.pasid_bits() != 0 {
+                    sink.add(Invalidation::PasidDeviceTlb { target, pasid: None, pages: TlbPages::All });
+                }
+            }
+        }
+        Change::LegacyContextSet { source, tag } if caps.caching_mode() => {
+            sink.add(Invalidation::ContextCache(ContextScope::Device { domain: 0, source }));
+            sink.add(Invalidation::Iotlb { scope: IotlbScope::Domain(tag.domain_id()), drain });
+        }
+        Change::LegacyContextCleared { user, tag } => {
+            let domain = tag.domain_id();
+            sink.add(Invalidation::ContextCache(ContextScope::Device { domain, source: user.source }));
+            sink.add(Invalidation::Iotlb { scope: IotlbScope::Domain(domain), drain });
+            add_device_tlb(user, TlbPages::All, sink);
         }
         Change::PasidEntrySet { user, tag } if caps.caching_mode() => {
             let domain = tag.domain_id();
@@ -148,13 +193,18 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>, sink: &mut dyn Sink) -> bo
             };
             sink.add(Invalidation::Iotlb { scope, drain });
         }
-        Change::ContextSet { .. } | Change::PasidEntrySet { .. } | Change::Mapped { .. } => {
+        Change::ContextSet { .. }
+        | Change::LegacyContextSet { .. }
+        | Change::PasidEntrySet { .. }
+        | Change::Mapped { .. } => {
             return caps.needs_write_buffer_flush();
         }
         Change::Unmapped { tag, users, gather } => pages::unmapped(caps, tag, users, gather, drain, sink),
         Change::DomainRetired { tag } => {
             let domain = tag.domain_id();
-            sink.add(Invalidation::PasidCache(PasidScope::Domain(domain)));
+            if caps.mode() == Mode::Scalable {
+                sink.add(Invalidation::PasidCache(PasidScope::Domain(domain)));
+            }
             sink.add(Invalidation::Iotlb { scope: IotlbScope::Domain(domain), drain });
         }
     }

@@ -206,3 +206,33 @@ fn draining_is_asked_for_only_where_it_exists() {
     let (words, _) = planned(&none, &[Change::DomainRetired { tag: SECOND }]);
     assert_eq!(words[1].0, IOTLB_DOMAIN & !DRAIN);
 }
+
+#[test]
+fn a_live_context_entry_that_changes_drops_what_was_found_through_it() {
+    let changed = Change::ContextChanged { source: SOURCE, tlb: None };
+    assert_eq!(run(0, changed), [(CONTEXT_DEVICE, 0), (PASID_CACHE_GLOBAL, 0)]);
+}
+
+#[test]
+fn legacy_entries_are_dropped_by_the_domain_that_they_led_to() {
+    // SMTS, bit 43, is clear.
+    let legacy = |more| Capabilities::new(CAP | more, ECAP & !(1 << 43));
+    let set = Change::LegacyContextSet { source: SOURCE, tag: SECOND };
+    assert_eq!(planned(&legacy(0), &[set]).0, []);
+    assert!(planned(&legacy(RWBF), &[set]).1);
+    assert_eq!(planned(&legacy(CM), &[set]).0, [(CONTEXT_DEVICE, 0), (IOTLB_DOMAIN, 0)]);
+    let mut domains = alloc::vec::Vec::new();
+    let mut submit = |batch: &[Invalidation]| {
+        domains.extend_from_slice(batch);
+        Ok(())
+    };
+    let mut batch = Batch::new(&mut submit);
+    plan(&legacy(0), &Change::LegacyContextCleared { user: USER, tag: SECOND }, &mut batch);
+    batch.finish().unwrap();
+    let scope = ContextScope::Device { domain: DID, source: SOURCE };
+    let drain = Drain { writes: true, reads: true };
+    let iotlb = Invalidation::Iotlb { scope: IotlbScope::Domain(DID), drain };
+    assert_eq!(domains, [Invalidation::ContextCache(scope), iotlb]);
+    assert_eq!(planned(&legacy(0), &[Change::DomainRetired { tag: SECOND }]).0, [(IOTLB_DOMAIN, 0)]);
+    assert_eq!(planned(&legacy(0), &[Change::RootPointer]).0, [(CONTEXT_GLOBAL, 0), (IOTLB_GLOBAL, 0)]);
+}
