@@ -63,6 +63,8 @@ pub mod spec;
 mod tables;
 mod unit;
 
+pub use bring_up::Config;
+pub use fault::MsiMessage;
 pub use queue::{CODE_DEVICE_TLB_TIMEOUT, Marker};
 pub use tables::Structure;
-pub use unit::{Config, Unit};
+pub use unit::Unit;

@@ -215,6 +215,11 @@ impl Capabilities {
         self.ecap.is_set(ECAP::IR)
     }
 
+    /// ECAP.EIM: interrupts, its own too, reach APIC ids of more than 8 bits.
+    pub fn extended_interrupts(&self) -> bool {
+        self.ecap.is_set(ECAP::EIM)
+    }
+
     /// ECAP.PT.
     pub fn pass_through(&self) -> bool {
         self.ecap.is_set(ECAP::PT)

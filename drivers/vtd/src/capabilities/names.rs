@@ -29,5 +29,6 @@ names! {
     SUPERVISOR_REQUESTS = "supervisor requests", "ECAP.SRS";
     EXTENDED_ACCESSED = "extended accessed flags", "ECAP.EAFS";
     FIVE_LEVELS = "a first stage of 5 levels", "CAP.FS5LP";
+    EXTENDED_INTERRUPTS = "interrupts of its own to APIC ids of more than 8 bits", "ECAP.EIM";
     DEVICE_TLBS = "device TLBs", "ECAP.DT";
 }

@@ -187,10 +187,11 @@ fn fields_are_where_the_specification_says() {
     assert_eq!(FIRST.first_stage_pages().mask(), 1 << 12 | 1 << 21 | 1 << 30);
     // One bit at a time: (bit of ECAP, who reports it).
     type Reports = fn(&Capabilities) -> bool;
-    let single: [(u32, Reports); 9] = [
+    let single: [(u32, Reports); 10] = [
         (1, Capabilities::queued_invalidation),
         (2, Capabilities::device_tlbs),
         (3, Capabilities::interrupt_remapping),
+        (4, Capabilities::extended_interrupts),
         (6, Capabilities::pass_through),
         (7, Capabilities::snoop_control),
         (31, Capabilities::supervisor_requests),

@@ -21,8 +21,14 @@ pub const GSTS_REG: usize = 0x1c;
 pub const RTADDR_REG: usize = 0x20;
 /// [`FSTS`]. 32 bits.
 pub const FSTS_REG: usize = 0x34;
-/// Fault event control. 32 bits.
+/// [`FECTL`]: fault event control. 32 bits.
 pub const FECTL_REG: usize = 0x38;
+/// Data of the fault event's message. 32 bits.
+pub const FEDATA_REG: usize = 0x3c;
+/// Lower half of the fault event's address. 32 bits.
+pub const FEADDR_REG: usize = 0x40;
+/// Upper half of the fault event's address. 32 bits.
+pub const FEUADDR_REG: usize = 0x44;
 /// [`PMEN`]. 32 bits.
 pub const PMEN_REG: usize = 0x64;
 /// Invalidation queue head: byte offset of the next descriptor that hardware fetches. 64 bits, read only.
@@ -217,8 +223,10 @@ register_bitfields! { u32,
         /// Index of the first pending fault record.
         FRI OFFSET(8) NUMBITS(8) []
     ],
-    /// Fault event control (section 11.4.7.2).
+    /// Fault event control (section 11.4.7.2). Those of invalidation completions and page requests look the same.
     pub FECTL [
+        /// A message is held back; read only.
+        IP OFFSET(30) NUMBITS(1) [],
         /// The fault interrupt is masked.
         IM OFFSET(31) NUMBITS(1) []
     ],

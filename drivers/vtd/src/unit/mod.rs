@@ -5,7 +5,7 @@
 
 use crate::capabilities::Capabilities;
 use crate::domain::{Domain, State};
-use crate::fault::Faults;
+use crate::fault::{Faults, MsiMessage};
 use crate::ids::DomainIds;
 use crate::invalidate::{Batch, Change, Seat, Tag, plan};
 use crate::queue::{Marker, Queue};
@@ -18,39 +18,18 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
 use core::mem::ManuallyDrop;
-use core::time::Duration;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stream, Target, Transition};
-use iommu_core::{error, info};
+use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
-use iommu_hal::{FrameRequest, Hal};
 use spin::Mutex;
-
-/// Widest physical address that any structure holds.
-const MOST_HOST_BITS: u8 = 52;
-
-/// What an embedder tells a unit.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Width of host physical addresses in bits: the DMAR table's host address width.
-    pub host_bits: u8,
-    /// How long any single answer of the hardware is waited for.
-    pub timeout: Duration,
-}
-
-impl Default for Config {
-    /// 48 bits, one second.
-    fn default() -> Self {
-        Self { host_bits: 48, timeout: Duration::from_secs(1) }
-    }
-}
 
 /// A unit that is up: translation is on, and every requester that was not attached is blocked.
 ///
 /// A handle: clones are the same unit. When the last handle and the last domain are gone the unit goes on translating,
 /// with every requester blocked that was attached to a domain; its queue and structures stay allocated for ever.
-pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Inner<H, R>>);
+pub struct Unit<H: Hal + Clone, R: Registers>(pub(crate) Arc<Inner<H, R>>);
 
 impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
     fn clone(&self) -> Self {
@@ -65,63 +44,17 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) host_bits: u8,
     pub(crate) regs: Regs<R>,
     /// The command register takes one command at a time.
-    command: Mutex<()>,
+    pub(crate) command: Mutex<()>,
     // Never dropped: hardware reads them as long as translation is on, which nobody turns off.
     pub(crate) queue: Mutex<ManuallyDrop<Queue<H>>>,
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
-    ids: Mutex<DomainIds>,
+    pub(crate) ids: Mutex<DomainIds>,
     pub(crate) faults: Faults,
     /// Everything that is passed through.
-    identity: Shared<State>,
+    pub(crate) identity: Shared<State>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
-    /// Brings the unit up: queue on, empty root table set, caches invalidated, translation on, protected memory off.
-    ///
-    /// Where firmware left translation on in another mode it goes off for a moment, in which DMA is not translated, so
-    /// bus mastering should be off behind the unit until this returns.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
-    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the status bit that never followed,
-    /// and [`HwError::Queue`] a refused invalidation. Once the empty root is set translation goes on even then; before,
-    /// it is off unless firmware had it on in scalable mode.
-    pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
-        let regs = Regs::new(regs, config.timeout);
-        let host_bits = config.host_bits.min(MOST_HOST_BITS);
-        let caps = regs.capabilities()?;
-        caps.require_scalable_mode()?;
-
-        let mut ids = DomainIds::new(caps.domain_id_bits())?;
-        let identity = Tag::DomainAndPasid(ids.alloc()?);
-        let identity = Shared::try_new(State::new(identity)).map_err(|_| HwError::OutOfMemory)?;
-        let queue = Queue::new(&hal, host_bits)?;
-        let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
-        // The last that needs memory, while hardware is still as it was.
-        let shared = Arc::new(Inner {
-            hal,
-            caps,
-            host_bits,
-            regs,
-            command: Mutex::new(()),
-            queue: Mutex::new(ManuallyDrop::new(queue)),
-            tables: Mutex::new(ManuallyDrop::new(tables)),
-            ids: Mutex::new(ids),
-            faults: Faults::new(&caps),
-            identity,
-        });
-        if let Err(failure) = shared.start() {
-            error!("a VT-d unit did not come up");
-            if let Some(shared) = Arc::into_inner(shared) {
-                shared.give_back(failure.known);
-            }
-            return Err(failure.error);
-        }
-        info!("VT-d unit up, CAP {:#x}, ECAP {:#x}", caps.cap(), caps.ecap());
-        Ok(Self(shared))
-    }
-
     /// What the unit can do.
     pub fn hardware(&self) -> &Capabilities {
         &self.0.caps
@@ -148,6 +81,20 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let [queue, status] = self.0.queue.lock().frames();
         visit(Structure::Queue, queue);
         visit(Structure::QueueStatus, status);
+    }
+
+    /// Has the unit send `message` once it records a fault or an error of its queue; `None` ends that: faults are
+    /// polled, as they are after [`Unit::bring_up`]. The message goes out once until
+    /// [`report_faults`](hw::Unit::report_faults) has left nothing to report, so its handler calls that until it says
+    /// that there is no more.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Reserved`] where the address is not one of interrupts, [`HwError::Unsupported`] where the message is not
+    /// in compatibility format, [`HwError::Missing`] where the unit cannot reach the destination: nothing has changed.
+    /// [`HwError::Hardware`] where the unit does not take the message; then faults are polled.
+    pub fn set_fault_interrupt(&self, message: Option<MsiMessage>) -> Result<(), HwError> {
+        self.0.faults.set_interrupt(self.0.regs.io(), &self.0.caps, message)
     }
 
     fn entry_for(&self, target: &dyn hw::Domain) -> Result<(Shared<State>, PasidEntry), HwError> {

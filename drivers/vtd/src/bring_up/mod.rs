@@ -3,15 +3,31 @@
 //! Never ends less protected than it has to: what needs memory is done before, what firmware left translating in the same
 //! mode goes on translating, and once the empty root is set translation goes on whatever else fails.
 
-use crate::invalidate::Change;
+mod config;
+
+pub use config::Config;
+
+use crate::domain::State;
+use crate::fault::Faults;
+use crate::ids::DomainIds;
+use crate::invalidate::{Change, Tag};
+use crate::queue::Queue;
+use crate::regs::Regs;
 use crate::spec::registers::*;
-use crate::unit::Inner;
+use crate::tables::Tables;
+use crate::unit::{Inner, Unit};
+use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
+use iommu_alloc::Shared;
 use iommu_core::hw::HwError;
-use iommu_core::warn;
-use iommu_hal::Hal;
+use iommu_core::{error, info, warn};
 use iommu_hal::regs::Registers;
+use iommu_hal::{FrameRequest, Hal};
+use spin::Mutex;
 use tock_registers::LocalRegisterCopy;
+
+/// Widest physical address that any structure holds.
+const MOST_HOST_BITS: u8 = 52;
 
 /// What hardware was told of when bring-up failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +41,54 @@ pub(crate) enum Known {
 pub(crate) struct Failure {
     pub(crate) error: HwError,
     pub(crate) known: Known,
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
+    /// Brings the unit up: queue on, empty root table set, caches invalidated, translation on, protected memory off.
+    ///
+    /// Where firmware left translation on in another mode it goes off for a moment, in which DMA is not translated, so
+    /// bus mastering should be off behind the unit until this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
+    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the status bit that never followed,
+    /// and [`HwError::Queue`] a refused invalidation. Once the empty root is set translation goes on even then; before,
+    /// it is off unless firmware had it on in scalable mode.
+    pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
+        let regs = Regs::new(regs, config.timeout);
+        let host_bits = config.host_bits.min(MOST_HOST_BITS);
+        let caps = regs.capabilities()?;
+        caps.require_scalable_mode()?;
+
+        let mut ids = DomainIds::new(caps.domain_id_bits())?;
+        let identity = Tag::DomainAndPasid(ids.alloc()?);
+        let identity = Shared::try_new(State::new(identity)).map_err(|_| HwError::OutOfMemory)?;
+        let queue = Queue::new(&hal, host_bits)?;
+        let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
+        // The last that needs memory, while hardware is still as it was.
+        let shared = Arc::new(Inner {
+            hal,
+            caps,
+            host_bits,
+            regs,
+            command: Mutex::new(()),
+            queue: Mutex::new(ManuallyDrop::new(queue)),
+            tables: Mutex::new(ManuallyDrop::new(tables)),
+            ids: Mutex::new(ids),
+            faults: Faults::new(&caps),
+            identity,
+        });
+        if let Err(failure) = shared.start() {
+            error!("a VT-d unit did not come up");
+            if let Some(shared) = Arc::into_inner(shared) {
+                shared.give_back(failure.known);
+            }
+            return Err(failure.error);
+        }
+        info!("VT-d unit up, CAP {:#x}, ECAP {:#x}", caps.cap(), caps.ecap());
+        Ok(Self(shared))
+    }
 }
 
 impl<H: Hal + Clone, R: Registers> Inner<H, R> {
