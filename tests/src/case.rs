@@ -103,9 +103,6 @@ impl Case {
 
     /// The fault of a write where only reads are allowed.
     pub fn not_writable(&self) -> FaultCode {
-        match self.stage {
-            Stage::First => FaultCode::FIRST_WRITE,
-            Stage::Second => FaultCode::SECOND_PERMISSION,
-        }
+        FaultCode::NO_WRITE
     }
 }

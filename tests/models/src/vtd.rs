@@ -23,8 +23,8 @@ pub mod walk;
 
 pub use config::Config;
 pub use descriptor::{Descriptor, Executed, Granularity};
-pub use dma::Blocked;
+pub use dma::{Blocked, Completion, FetchHook};
 pub use fault::FaultRecord;
 pub use model::{Message, Model, Queue};
 pub use violation::Violation;
-pub use walk::FaultCode;
+pub use walk::{AddressType, Answer, FaultCode, Operation, Order, Piece, Pieces, Request};

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use iommu_core::addr::Iova;
-use iommu_models::vtd::{Config, FaultCode, FaultRecord, Violation};
+use iommu_models::vtd::{Config, FaultCode, FaultRecord, Request, Violation};
 
 const FRCD: usize = 0x220;
 const PFO: u32 = 1;
@@ -35,8 +35,7 @@ fn a_pasid_is_recorded() {
     assert_eq!(bench.access(RID, Some(0xabcde), 0x1000, true), Err(FaultCode::PASID_DISABLED));
     assert_eq!(bench.read64(FRCD + 8), 1 << 63 | 0xabcde << 40 | 0x45 << 32 | 1 << 31 | u64::from(RID));
     let page = Iova::new(0x1000);
-    let expected =
-        FaultRecord { requester: RID, pasid: Some(0xabcde), page, write: true, code: FaultCode::PASID_DISABLED };
+    let expected = FaultRecord::of(&Request::new(RID, Some(0xabcde), page, true), FaultCode::PASID_DISABLED);
     assert_eq!(bench.model.take_faults(), [expected]);
 }
 

@@ -68,6 +68,22 @@ impl TestMemory {
         Some(word.fetch_or(bits, Ordering::AcqRel))
     }
 
+    /// Replaces 8 bytes by `new` if they still are `old`, in one atomic step as a device does; what is there where they
+    /// are not. `None`, with nothing written, where no memory answers. A frame that is not allocated is
+    /// [recorded](Self::take_stale_reads) and not changed.
+    ///
+    /// # Panics
+    ///
+    /// Where `phys` is not aligned to 8 bytes.
+    pub fn device_update64(&self, phys: PhysAddr, old: u64, new: u64) -> Option<Result<(), u64>> {
+        let word = self.device_word(phys)?;
+        if !self.is_allocated(phys) {
+            let seen = word.load(Ordering::Acquire);
+            return Some(if seen == old { Ok(()) } else { Err(seen) });
+        }
+        Some(word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop))
+    }
+
     /// A copy of every allocated frame as devices see it at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();

@@ -4,21 +4,15 @@
 //! kept only with CAP.CM (section 6.1), and never from the first stage.
 
 use super::descriptor::{Descriptor, Granularity};
-use super::walk::{Context, PasidEntry, Refused};
+use super::walk::{Context, Leaf, PasidEntry, Refused, Regime};
 use alloc::collections::BTreeMap;
 
 /// A translation in the IOTLB, or with caching mode the lack of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Translation {
-    pub(super) domain: u16,
-    /// The PASID that tags it, which for a request without one is RID_PASID.
-    pub(super) pasid: u32,
-    /// PGTT: which invalidations cover it.
-    pub(super) kind: u64,
-    /// FPD on the way to it.
-    pub(super) silent: bool,
-    /// First byte of memory, reads, writes.
-    pub(super) found: Result<(u64, bool, bool), Refused>,
+    /// What it was found in: domain id and PASID tag it, and the kind says which invalidations cover it.
+    pub(super) regime: Regime,
+    pub(super) found: Result<Leaf, Refused>,
 }
 
 /// What a request is tagged with: source id, PASID.
@@ -92,20 +86,22 @@ impl Caches {
             let last = first + ((1 << bits) - 1);
             let covered = match granularity {
                 Granularity::Global => return false,
-                Granularity::Domain(domain) => entry.domain == domain,
-                Granularity::Pasid { domain, pasid } => (entry.domain, entry.pasid) == (domain, pasid),
+                Granularity::Domain(domain) => entry.regime.domain == domain,
+                Granularity::Pasid { domain, pasid } => {
+                    (entry.regime.domain, entry.regime.pasid) == (domain, Some(pasid))
+                }
                 Granularity::Pages { domain, pasid, address, mask, .. } => {
                     // 2^mask pages; 2^52 of them are everything.
                     let span = 0x1000u64.checked_shl(mask.into()).map_or(u64::MAX, |span| span.wrapping_sub(1));
                     let (from, to) = (address & !span, address | span);
-                    entry.domain == domain
-                        && pasid.is_none_or(|pasid| pasid == entry.pasid)
+                    entry.regime.domain == domain
+                        && pasid.is_none_or(|pasid| Some(pasid) == entry.regime.pasid)
                         && *first <= to
                         && from <= last
                 }
                 Granularity::Device { .. } => false,
             };
-            !(covered && concerns(entry.kind))
+            !(covered && concerns(entry.regime.kind))
         });
     }
 }

@@ -128,8 +128,33 @@ impl Config {
         (self.ecap >> 8 & 0x3ff) as usize * 16
     }
 
+    /// Whether the second stage has tables for this value of AW.
+    pub(super) const fn has_width(&self, width: u64) -> bool {
+        self.sagaw() & 0xe & 1 << (width & 0xf) != 0
+    }
+
+    /// Width in bits of the second stage's input for this value of AW, which must be valid.
+    pub(super) const fn input_bits(&self, width: u64) -> u32 {
+        let table = 12 + 9 * (width as u32 + 2);
+        if table < self.mgaw() { table } else { self.mgaw() }
+    }
+
+    /// Width in bits of the largest AGAW; 48 where there is no second stage.
+    pub const fn address_bits(&self) -> u32 {
+        match self.sagaw() {
+            sagaw if sagaw & 8 != 0 => 57,
+            sagaw if sagaw & 4 == 0 && sagaw & 2 != 0 => 39,
+            _ => 48,
+        }
+    }
+
+    /// Width of domain ids in bits.
+    pub(super) const fn domain_bits(&self) -> u32 {
+        4 + 2 * (self.cap & 7) as u32
+    }
+
     /// Width of PASIDs in bits.
-    pub(super) const fn pasid_bits(&self) -> u32 {
+    pub(super) const fn pasid_width(&self) -> u32 {
         (self.ecap >> 35 & 0x1f) as u32 + 1
     }
 }

@@ -4,9 +4,27 @@ use super::cache::Translation;
 use super::command;
 use super::fault::FaultRecord;
 use super::unit::Unit;
-use super::walk::{self, FaultCode, Refused};
+use super::walk::{
+    self, AddressType, Admission, Answer, Context, FaultCode, Leaf, Operation, Piece, Pieces, Refused, Regime, Request,
+    View,
+};
+use crate::memory::TestMemory;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
+
+/// What is called after each part of an entry that a walk fetched, with the memory and the part: what it stores there,
+/// the walk sees in the parts that it fetches later.
+///
+/// It may do everything with the memory, and must not call the unit, which is in the middle of a request.
+pub type FetchHook = Box<dyn FnMut(&TestMemory, &Piece) + Send>;
+
+/// How the unit fetches entries.
+#[derive(Default)]
+pub(super) struct Fetching {
+    pub(super) pieces: Pieces,
+    pub(super) hook: Option<FetchHook>,
+}
 
 /// Why a request was blocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,27 +33,83 @@ pub struct Blocked {
     pub code: FaultCode,
     /// First byte of the page where it was.
     pub page: Iova,
-    /// Whether it is a fault that software gets to see, room in the fault records provided: no FPD on the way.
+    /// Whether it is a fault that software gets to see, room in the fault records provided: no FPD on the way, and not
+    /// a translation request that a device may ask again.
     pub reported: bool,
+    /// What the device is told.
+    pub answer: Answer,
+}
+
+/// Where one request goes; to a translation request, the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Completion {
+    /// Where the byte asked for lies.
+    pub phys: PhysAddr,
+    /// Size of the leaf in bytes: `phys` and the input agree in what is below.
+    pub size: u64,
+    /// R.
+    pub read: bool,
+    /// W.
+    pub write: bool,
+    /// N: accesses snoop, whatever the request says.
+    pub snoop: bool,
+    /// U: only untranslated requests may go there; `phys` means nothing then.
+    pub untranslated_only: bool,
+    /// PRIV: the rights are a supervisor's.
+    pub privileged: bool,
+}
+
+impl Completion {
+    /// Straight through.
+    const fn plain(address: u64) -> Self {
+        Self {
+            phys: PhysAddr::new(address),
+            size: 0x1000,
+            read: true,
+            write: true,
+            snoop: false,
+            untranslated_only: false,
+            privileged: false,
+        }
+    }
+}
+
+/// Memory as devices see it, and the hook between two parts of an entry.
+struct Live<'a> {
+    memory: &'a TestMemory,
+    fetching: &'a mut Fetching,
+}
+
+impl View for Live<'_> {
+    fn read64(&mut self, phys: PhysAddr) -> Option<u64> {
+        self.memory.device_read64(phys)
+    }
+
+    fn update64(&mut self, phys: PhysAddr, old: u64, new: u64) -> Option<Result<(), u64>> {
+        self.memory.device_update64(phys, old, new)
+    }
+
+    fn pieces(&self) -> Pieces {
+        self.fetching.pieces
+    }
+
+    fn fetched(&mut self, piece: &Piece) {
+        if let Some(hook) = &mut self.fetching.hook {
+            hook(self.memory, piece);
+        }
+    }
 }
 
 impl Unit {
-    /// Translates the `len` bytes from `iova` through the caches, records the first fault.
-    pub(super) fn dma(
-        &mut self,
-        requester: u16,
-        pasid: Option<u32>,
-        iova: Iova,
-        len: u64,
-        write: bool,
-    ) -> Result<Vec<PhysExtent>, Blocked> {
+    /// Translates the `len` bytes from where `request` is for, page by page; records the first fault.
+    pub(super) fn dma(&mut self, request: &Request, len: u64) -> Result<Vec<PhysExtent>, Blocked> {
         let mut extents: Vec<PhysExtent> = Vec::new();
         let Some(less) = len.checked_sub(1) else { return Ok(extents) };
-        let last = iova.get().checked_add(less).expect("a request does not wrap");
-        let mut at = iova.get();
+        let last = request.iova.get().checked_add(less).expect("a request does not wrap");
+        let mut at = request.iova.get();
         loop {
             let end = last.min(at | 0xfff);
-            let phys = self.page(requester, pasid, at, write)?;
+            let phys = self.request(&request.at(Iova::new(at)))?.phys.get();
             match extents.last_mut() {
                 Some(before) if before.start.get() + before.len == phys => before.len += end - at + 1,
                 _ => extents.push(PhysExtent::new(PhysAddr::new(phys), end - at + 1)),
@@ -48,88 +122,154 @@ impl Unit {
         Ok(extents)
     }
 
-    /// Where the byte at `iova` lies.
-    fn page(&mut self, requester: u16, pasid: Option<u32>, iova: u64, write: bool) -> Result<u64, Blocked> {
-        // Without PASID these are interrupts, whether translation is on or off.
-        let found = if pasid.is_none() && walk::is_interrupt(iova) {
+    /// One request, which stays in its page; a fault is recorded.
+    pub(super) fn request(&mut self, request: &Request) -> Result<Completion, Blocked> {
+        let iova = request.iova.get();
+        let untranslated = request.address == AddressType::Untranslated;
+        let found = if untranslated && request.pasid.is_none() && walk::is_interrupt(iova) {
+            // These are interrupts, whether translation is on or off.
             Err(Refused { code: FaultCode::NONE, silent: true })
-        } else if self.status_bits & command::TRANSLATION == 0 {
-            Ok(iova)
+        } else if self.status_bits & command::TRANSLATION != 0 {
+            self.lookup(request)
+        } else if untranslated {
+            Ok(Completion::plain(iova))
         } else {
-            self.lookup(requester, pasid, iova, write)
+            // Section 4.2.1: unsupported requests while translation is off.
+            Err(Refused { code: FaultCode::NONE, silent: true })
         };
-        found.map_err(|refused| {
-            let reported = refused.code != FaultCode::NONE && !(refused.silent && refused.code.is_qualified());
-            let page = Iova::new(iova & !0xfff);
+        found.map_err(|Refused { code, silent }| {
+            let reported = code.is_fault(request.address) && !(silent && code.is_qualified());
             if reported {
-                self.record(&FaultRecord { requester, pasid, page, write, code: refused.code });
+                self.record(&FaultRecord::of(request, code));
             }
-            Blocked { code: refused.code, page, reported }
+            Blocked { code, page: Iova::new(iova & !0xfff), reported, answer: code.answer(request.address) }
         })
     }
 
-    fn lookup(&mut self, requester: u16, pasid: Option<u32>, iova: u64, write: bool) -> Result<u64, Refused> {
-        let tag = (requester, pasid);
-        let (cached, size) = match self.caches.find(tag, iova) {
-            Some(hit) => hit,
-            None => {
-                self.fill(requester, pasid, iova, write)?;
-                self.caches.find(tag, iova).expect("it was filled")
+    fn lookup(&mut self, request: &Request) -> Result<Completion, Refused> {
+        let tag = (request.requester, request.pasid);
+        // Only the context entry says whether a device may ask for translations, or have any.
+        if request.address != AddressType::Untranslated {
+            let context = self.context(request)?;
+            if walk::admit(&self.config, &context, request)? == Admission::Translated {
+                return Ok(Completion::plain(request.iova.get()));
             }
-        };
-        let (phys, read_allowed, write_allowed) = cached.found?;
-        if if write { write_allowed } else { read_allowed } {
-            return Ok(phys + (iova & (size - 1)));
+            if request.pasid.is_none() && walk::is_interrupt(request.iova.get()) {
+                return Ok(Self::interrupt_window(self.config.ecap_bit(33), request));
+            }
         }
-        let code = if cached.kind == 2 { FaultCode::SECOND_PERMISSION } else { FaultCode::FIRST_WRITE };
-        Err(Refused { code, silent: cached.silent })
+        if let Some((cached, size)) = self.caches.find(tag, request.iova.get()) {
+            let refused = |code| Refused { code, silent: cached.regime.silent };
+            let leaf = Leaf { size, ..cached.found? };
+            cached.regime.admit(request)?;
+            leaf.check(&self.config, &cached.regime, request).map_err(refused)?;
+            let (_, write) = leaf.allows(&cached.regime, cached.regime.is_privileged(request));
+            // A write through a leaf that was clean is walked anew, to set its dirty bit.
+            if leaf.dirty || !request.operation.writes() || !write {
+                return Ok(self.completion(request, &cached.regime, &leaf));
+            }
+        }
+        let (regime, leaf) = self.fill(request)?;
+        Ok(self.completion(request, &regime, &leaf))
     }
 
-    /// Walks memory, through the context and PASID cache, and keeps what may be kept.
-    fn fill(&mut self, requester: u16, pasid: Option<u32>, iova: u64, write: bool) -> Result<(), Refused> {
+    /// Conditions S.1 and S.2: a device that asks for a translation of where interrupts go.
+    fn interrupt_window(no_write_flag: bool, request: &Request) -> Completion {
+        let write = request.operation.writes() || !no_write_flag;
+        let nothing = Completion { read: false, write, ..Completion::plain(request.iova.get()) };
+        Completion { untranslated_only: write, ..nothing }
+    }
+
+    fn completion(&self, request: &Request, regime: &Regime, leaf: &Leaf) -> Completion {
+        let privileged = regime.is_privileged(request);
+        let (read, write) = leaf.allows(regime, privileged);
+        // NW, where the unit knows it: no write permission.
+        let no_write = request.is_translation() && self.config.ecap_bit(33) && !request.operation.writes();
+        Completion {
+            phys: PhysAddr::new(leaf.phys + (request.iova.get() & (leaf.size - 1))),
+            size: leaf.size,
+            read,
+            write: write && !no_write,
+            snoop: leaf.snoop,
+            untranslated_only: false,
+            privileged: privileged && request.pasid.is_some(),
+        }
+    }
+
+    /// The context entry, cached or read.
+    fn context(&mut self, request: &Request) -> Result<Context, Refused> {
+        if request.pasid.is_some() && self.root >> 10 & 3 != 1 {
+            // No entry is looked at.
+            let memory = self.memory.clone();
+            let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+            return walk::context(view, self.root, &self.config, request);
+        }
+        if let Some(context) = self.caches.contexts.get(&request.requester) {
+            return *context;
+        }
         let memory = self.memory.clone();
-        let read64 = |phys| memory.device_read64(phys);
-        let (config, caching) = (self.config, self.config.caching());
-        let context = match self.caches.contexts.get(&requester) {
-            Some(context) => *context,
-            None => {
-                let context = walk::context(&read64, self.root, &config, requester, pasid.is_some());
-                if context.is_ok()
-                    || caching && context.is_err_and(|refused| refused.code >= FaultCode::ROOT_NOT_PRESENT)
-                {
-                    self.caches.contexts.insert(requester, context);
-                }
-                context
-            }
-        }?;
-        let tag = (requester, pasid);
+        let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+        let context = walk::context(view, self.root, &self.config, request);
+        if context.is_ok() || self.config.caching() && context.is_err_and(|refused| refused.code.is_context()) {
+            self.caches.contexts.insert(request.requester, context);
+        }
+        context
+    }
+
+    /// Context and PASID entry, cached or read.
+    fn regime(&mut self, request: &Request) -> Result<Regime, Refused> {
+        let context = self.context(request)?;
+        let pasid = match walk::admit(&self.config, &context, request)? {
+            Admission::Pasid(pasid) => pasid,
+            Admission::Legacy | Admission::Translated => return Ok(Regime::of_context(&self.config, &context)),
+        };
+        let tag = (request.requester, request.pasid);
         let entry = match self.caches.pasids.get(&tag) {
             Some(entry) => *entry,
             None => {
-                let entry = walk::pasid_entry(&read64, &config, &context, pasid);
-                // What the context entry alone refuses is none of the PASID cache's.
-                let refused = entry.is_err_and(|refused| refused.code >= FaultCode::DIRECTORY_NOT_PRESENT);
-                if entry.is_ok() || caching && refused {
+                let memory = self.memory.clone();
+                let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+                let entry = walk::pasid_entry(view, &self.config, &context, pasid);
+                if entry.is_ok() || self.config.caching() && entry.is_err_and(|refused| refused.code.is_pasid()) {
                     self.caches.pasids.insert(tag, entry);
                 }
                 entry
             }
         }?;
-        let found = walk::page(&read64, &config, &entry, iova, write);
-        // A leaf that forbids this request is present all the same, and may be kept.
-        let kept = found.or_else(|refused| walk::page(&read64, &config, &entry, iova, !write).map_err(|_| refused));
-        let translation = Translation {
-            domain: entry.domain(),
-            pasid: entry.pasid,
-            kind: entry.kind(),
-            silent: entry.silent,
-            found: kept.map(|leaf| (leaf.phys, leaf.read, leaf.write)),
+        Ok(Regime::of_pasid(&self.config, &context, &entry))
+    }
+
+    /// Walks memory, through the context and PASID cache, and keeps what may be kept.
+    fn fill(&mut self, request: &Request) -> Result<(Regime, Leaf), Refused> {
+        let regime = self.regime(request)?;
+        let memory = self.memory.clone();
+        let config = self.config;
+        let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+        // As hardware without the flag: a translation is asked for to read and write.
+        let asked = match request.address {
+            AddressType::Translation if !config.ecap_bit(33) => request.operation(Operation::Atomic),
+            _ => *request,
         };
+        let found = walk::page(view, &config, &regime, &asked);
+        // A leaf that forbids this request is present all the same, and may be kept.
+        let other = |refused: Refused| {
+            let forbidden = matches!(refused.code.0, 0x05 | 0x06 | 0x79 | 0x82 | 0x85 | 0x86 | 0x90);
+            // As a translation for reading: it takes what there is, and dirties nothing.
+            let again = Request { execute: false, ..*request };
+            let again = again.operation(Operation::Read).address(AddressType::Translation);
+            if forbidden { walk::page(view, &config, &regime, &again).map_err(|_| refused) } else { Err(refused) }
+        };
+        let kept = found.or_else(other);
         // Section 6.1: caching mode never concerns the first stage; an input beyond the width met no entry.
-        let entries = |refused: Refused| refused.code != FaultCode::BEYOND_WIDTH && entry.kind() == 2;
-        if kept.is_ok() || caching && kept.is_err_and(entries) {
-            self.caches.insert(tag, iova, kept.map_or(0x1000, |leaf| leaf.size), translation);
+        let entries = |refused: Refused| {
+            let width = [FaultCode::BEYOND_WIDTH, FaultCode::LEGACY_BEYOND_WIDTH].contains(&refused.code);
+            !width && regime.kind == 2
+        };
+        if kept.is_ok() || config.caching() && kept.is_err_and(entries) {
+            let tag = (request.requester, request.pasid);
+            let size = kept.map_or(0x1000, |leaf| leaf.size);
+            self.caches.insert(tag, request.iova.get(), size, Translation { regime, found: kept });
         }
-        found.map(drop)
+        found.map(|leaf| (regime, leaf))
     }
 }

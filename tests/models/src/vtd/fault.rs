@@ -1,7 +1,8 @@
 //! Fault records, fault status and the events they raise (sections 7.2, 11.4.7, 11.4.14).
 
+use super::config::Config;
 use super::unit::Unit;
-use super::walk::FaultCode;
+use super::walk::{AddressType, FaultCode, Operation, Request};
 use iommu_core::addr::Iova;
 
 /// FSTS bits.
@@ -27,23 +28,63 @@ pub struct FaultRecord {
     pub pasid: Option<u32>,
     /// The page.
     pub page: Iova,
-    /// Whether it was a write.
-    pub write: bool,
+    /// What was asked for.
+    pub operation: Operation,
+    /// AT.
+    pub address: AddressType,
+    /// ER of a request with PASID.
+    pub execute: bool,
+    /// PR of a request with PASID.
+    pub privileged: bool,
     /// The reason.
     pub code: FaultCode,
 }
 
 impl FaultRecord {
-    /// The two words of FRCD, with F set.
-    const fn words(&self) -> [u64; 2] {
-        let pasid = match self.pasid {
-            Some(pasid) => 1 << 31 | (pasid as u64) << 40,
-            None => 0,
+    /// What is told of a request that ended with `code`.
+    pub const fn of(request: &Request, code: FaultCode) -> Self {
+        let tagged = request.pasid.is_some();
+        Self {
+            requester: request.requester,
+            pasid: request.pasid,
+            page: Iova::new(request.iova.get() & !0xfff),
+            operation: request.operation,
+            address: request.address,
+            execute: request.execute && tagged,
+            privileged: request.privileged && tagged,
+            code,
+        }
+    }
+
+    /// Whether it was a write.
+    pub const fn write(&self) -> bool {
+        matches!(self.operation, Operation::Write)
+    }
+
+    /// The two words of FRCD, with F set (section 11.4.7.6), as `config` has their fields.
+    const fn words(&self, config: &Config) -> [u64; 2] {
+        let mut upper = RECORDED | (self.code.0 as u64) << 32 | self.requester as u64;
+        // T1 and T2: 0,0 a write; 1,0 a read; 1,1 both at once.
+        upper |= match self.operation {
+            Operation::Write => 0,
+            Operation::Read | Operation::ZeroLengthRead => 1 << 62,
+            Operation::Atomic => 1 << 62 | 1 << 28,
         };
-        // T1 and T2: 0,0 a write; 1,0 a read.
-        let kind = if self.write { 0 } else { 1 << 62 };
-        let upper = RECORDED | kind | pasid | (self.code.0 as u64) << 32 | self.requester as u64;
-        [self.page.get() & !0xfff, upper]
+        if config.ecap_bit(2) {
+            upper |= match self.address {
+                AddressType::Untranslated => 0,
+                AddressType::Translation => 1 << 60,
+                AddressType::Translated => 2 << 60,
+            };
+        }
+        if let Some(pasid) = self.pasid
+            && config.ecap_bit(40)
+        {
+            upper |= 1 << 31 | (pasid as u64) << 40 | (self.execute as u64) << 30 | (self.privileged as u64) << 29;
+        }
+        // Bits above the largest AGAW are reserved.
+        let page = self.page.get() & !0xfff & ((1 << config.address_bits()) - 1);
+        [page, upper]
     }
 }
 
@@ -125,7 +166,7 @@ impl Unit {
         if status & status::PENDING == 0 {
             self.first_record = slot as u8;
         }
-        self.records[slot] = record.words();
+        self.records[slot] = record.words(&self.config);
         self.next_record = (slot + 1) % self.records.len();
         if status & 0xff == 0 {
             self.raise_fault_event();

@@ -2,11 +2,11 @@
 
 use super::config::Config;
 use super::descriptor::Executed;
-use super::dma::Blocked;
+use super::dma::{Blocked, Completion, FetchHook};
 use super::fault::{FaultRecord, status};
 use super::unit::Unit;
 use super::violation::Violation;
-use super::walk::{FaultCode, Translation, translate};
+use super::walk::{FaultCode, Pieces, Request, Translation, translate};
 use crate::memory::TestMemory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -94,12 +94,23 @@ impl Model {
         len: u64,
         write: bool,
     ) -> Result<Vec<PhysExtent>, Blocked> {
-        self.unit.lock().dma(requester, pasid, iova, len, write).inspect_err(|blocked| {
-            if blocked.reported {
-                let Blocked { code, page, .. } = *blocked;
-                self.faults.lock().push(FaultRecord { requester, pasid, page, write, code });
-            }
-        })
+        let request = Request::new(requester, pasid, iova, write);
+        self.unit.lock().dma(&request, len).inspect_err(|blocked| self.note(&request, blocked))
+    }
+
+    /// One request of any kind, which stays in its page. No data moves.
+    ///
+    /// # Errors
+    ///
+    /// That it is blocked; the fault is recorded as the unit would.
+    pub fn request(&self, request: &Request) -> Result<Completion, Blocked> {
+        self.unit.lock().request(request).inspect_err(|blocked| self.note(request, blocked))
+    }
+
+    fn note(&self, request: &Request, blocked: &Blocked) {
+        if blocked.reported {
+            self.faults.lock().push(FaultRecord::of(&request.at(blocked.page), blocked.code));
+        }
     }
 
     /// Where the tables in memory lead now from the root that was latched: no cache, no fault, TES not looked at.
@@ -154,6 +165,16 @@ impl Model {
     }
 
     // Switches.
+
+    /// From now on wide entries are fetched so.
+    pub fn set_pieces(&self, pieces: Pieces) {
+        self.unit.lock().fetching.pieces = pieces;
+    }
+
+    /// Sets or removes what is called after each part of an entry that was fetched; see [`FetchHook`].
+    pub fn on_fetch(&self, hook: Option<FetchHook>) {
+        self.unit.lock().fetching.hook = hook;
+    }
 
     /// The commands of these GCMD bits are never answered; with 0 those that wait are, at the next read of GSTS.
     pub fn never_answer(&self, bits: u32) {

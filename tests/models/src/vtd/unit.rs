@@ -4,6 +4,7 @@ use super::cache::Caches;
 use super::command::Pending;
 use super::config::Config;
 use super::descriptor::Executed;
+use super::dma::Fetching;
 use super::fault::Event;
 use super::model::{Message, Switches};
 use super::queue::QueueState;
@@ -51,6 +52,7 @@ pub(super) struct Unit {
     pub(super) next_record: usize,
     pub(super) fault_event: Event,
 
+    pub(super) fetching: Fetching,
     pub(super) caches: Caches,
     pub(super) log: Vec<Executed>,
     pub(super) messages: Vec<Message>,
@@ -81,6 +83,7 @@ impl Unit {
             records: alloc::vec![[0; 2]; config.fault_records()],
             next_record: 0,
             fault_event: masked(),
+            fetching: Fetching::default(),
             caches: Caches::default(),
             log: Vec::new(),
             messages: Vec::new(),

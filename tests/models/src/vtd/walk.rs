@@ -1,19 +1,42 @@
-//! A walker of scalable-mode tables that knows no driver and no cache: raw 8-byte words in, an address or a fault code
+//! A walker of the unit's tables that knows no driver and no cache: raw 8-byte words in, an address or a fault code
 //! out.
 //!
-//! [`translate`] reads memory through a closure, so it runs on live memory as on a
-//! [`Snapshot`](crate::memory::Snapshot); [`reachable`] lists all that a stream reaches.
+//! * [`translate`] reads memory through a closure, so it runs on live memory as on a
+//!   [`Snapshot`](crate::memory::Snapshot); [`reachable`] lists all that a stream reaches; [`trace`] gives each entry
+//!   that a walk met.
+//! * [`View`] is what stands between a walk and memory: caches of paging structures, software that writes between two
+//!   parts of a wide entry, accessed and dirty bits that are written.
 //!
-//! Root, context, PASID directory and PASID entry (sections 9.1 to 9.6), first and second stage (9.7, 9.8),
-//! pass-through. Not: legacy mode, nested translation, updates of accessed and dirty bits.
+//! Root, context, PASID directory and PASID entry (sections 9.1 to 9.6), first and second stage (9.7, 9.8), one on the
+//! other, pass-through, legacy mode, abort-DMA mode. Written from revision 5.10 of the specification; where it has
+//! become more lenient than 4.0, the stricter rule holds: drivers meet both.
+//!
+//! A walk goes through steps, each of which can be kept: `context`, `admit`, `pasid_entry`, [`Regime`], `page`.
 
 mod code;
+mod context;
+mod first;
 mod page;
+mod pasid;
 mod reach;
+mod regime;
+mod request;
+mod second;
+mod trace;
+mod view;
 
-pub use code::FaultCode;
+pub use code::{Answer, FaultCode};
+pub use context::{Admission, Context};
+pub(super) use context::{admit, context};
+pub use page::Leaf;
 pub(super) use page::page;
+pub use pasid::PasidEntry;
+pub(super) use pasid::pasid_entry;
 pub use reach::{Reach, reachable};
+pub use regime::Regime;
+pub use request::{AddressType, Operation, Request};
+pub use trace::{Trace, trace};
+pub use view::{Cursor, Order, Piece, Pieces, Plain, Rights, Stage, Step, Structure, View};
 
 use super::Config;
 use iommu_core::addr::{Iova, PhysAddr};
@@ -26,13 +49,13 @@ pub type Read64<'a> = &'a dyn Fn(PhysAddr) -> Option<u64>;
 pub struct Translation {
     /// Where the byte asked for lies.
     pub phys: PhysAddr,
-    /// Size of the leaf that maps it, in bytes; 4 KiB in pass-through.
+    /// Size of the leaf that maps it, in bytes, the smaller of two; 4 KiB in pass-through.
     pub size: u64,
     /// Whether a write would be let through as well.
     pub write: bool,
     /// Whether a read would be let through as well.
     pub read: bool,
-    /// Domain id of the PASID entry.
+    /// Domain id of the PASID entry, or of the context entry in legacy mode.
     pub domain: u16,
 }
 
@@ -49,31 +72,22 @@ impl Refused {
     }
 }
 
-/// A scalable-mode context entry, present and checked (section 9.4).
+/// Why a walk of tables ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Context(pub(super) [u64; 4]);
-
-/// A PASID table entry, present and checked (section 9.6).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct PasidEntry {
-    pub(super) words: [u64; 8],
-    /// Its number in the table.
-    pub(super) pasid: u32,
-    /// FPD here, in the directory or in the context entry.
-    pub(super) silent: bool,
+enum Stop {
+    Fault(FaultCode),
+    /// An entry changed before its accessed or dirty bit was set: the walk begins anew. With what it is reported if
+    /// that does not end.
+    Changed(FaultCode),
 }
 
-impl PasidEntry {
-    pub(super) const fn kind(&self) -> u64 {
-        self.words[0] >> 6 & 7
-    }
-
-    pub(super) const fn domain(&self) -> u16 {
-        self.words[1] as u16
+impl From<FaultCode> for Stop {
+    fn from(code: FaultCode) -> Self {
+        Self::Fault(code)
     }
 }
 
-/// Whether `address` lies where writes are interrupts: 0xFEE0_0000 to 0xFEEF_FFFF (section 3.14).
+/// Whether `address` lies where writes are interrupts: 0xFEE0_0000 to 0xFEEF_FFFF (section 3.15).
 pub(super) const fn is_interrupt(address: u64) -> bool {
     address >> 20 == 0xfee
 }
@@ -81,6 +95,26 @@ pub(super) const fn is_interrupt(address: u64) -> bool {
 /// Bits of an address field in 63:12 that a host of this width leaves reserved.
 const fn beyond(haw: u8) -> u64 {
     !((1 << haw) - 1)
+}
+
+/// Bits 51:12 of a paging-structure entry at or above the host's width.
+const fn address_reserved(config: &Config) -> u64 {
+    beyond(config.haw) & 0x000f_ffff_ffff_f000
+}
+
+/// The address in a paging-structure entry.
+const fn address(entry: u64) -> u64 {
+    entry & 0x000f_ffff_ffff_f000
+}
+
+/// Number of the entry for `input` in a table of `level`.
+const fn index(input: u64, level: u32) -> u64 {
+    input >> (3 + 9 * level) & 0x1ff
+}
+
+/// Bytes below an entry of `level`, the lowest of which is 1.
+const fn size(level: u32) -> u64 {
+    1 << (3 + 9 * level)
 }
 
 fn at(base: u64, offset: u64) -> PhysAddr {
@@ -102,134 +136,32 @@ pub fn translate(
     iova: Iova,
     write: bool,
 ) -> Result<Translation, FaultCode> {
-    if pasid.is_none() && is_interrupt(iova.get()) {
-        return Err(FaultCode::NONE);
-    }
-    let walk = || {
-        let context = context(read64, rtaddr, config, requester, pasid.is_some())?;
-        let entry = pasid_entry(read64, config, &context, pasid)?;
-        page(read64, config, &entry, iova.get(), write).map(|found| (found, entry))
-    };
-    let (leaf, entry) = walk().map_err(|refused: Refused| refused.code)?;
-    let phys = PhysAddr::new(leaf.phys + (iova.get() & (leaf.size - 1)));
-    Ok(Translation { phys, size: leaf.size, write: leaf.write, read: leaf.read, domain: entry.domain() })
+    let request = Request::new(requester, pasid, iova, write);
+    trace(read64, rtaddr, config, &request).result
 }
 
-/// Reads root and context entry.
-pub(super) fn context(
-    read64: Read64<'_>,
+/// The regime of a request, and the leaf; `None` for a translated request.
+fn request(
+    view: &mut dyn View,
     rtaddr: u64,
     config: &Config,
-    requester: u16,
-    with_pasid: bool,
-) -> Result<Context, Refused> {
-    let (bus, devfn) = (u64::from(requester >> 8), u64::from(requester & 0xff));
-    match rtaddr >> 10 & 3 {
-        1 => {}
-        // Legacy mode, whose tables this walker does not read.
-        0 if !with_pasid => return Err(Refused::loud(FaultCode::LEGACY_CONTEXT_NOT_PRESENT)),
-        // Abort-DMA mode blocks without a record (section 3.5).
-        3 => return Err(Refused::loud(FaultCode::NONE)),
-        _ => return Err(Refused::loud(FaultCode::MODE)),
+    request: &Request,
+    mut met: impl FnMut(&Context, Option<&PasidEntry>),
+) -> Result<Option<(Regime, Leaf)>, Refused> {
+    if request.pasid.is_none() && is_interrupt(request.iova.get()) && request.address == AddressType::Untranslated {
+        return Err(Refused { code: FaultCode::NONE, silent: true });
     }
-    if rtaddr & beyond(config.haw) != 0 {
-        return Err(Refused::loud(FaultCode::ROOT_ADDRESS));
-    }
-    let root = read64(at(rtaddr, bus * 16 + (devfn >> 7) * 8)).ok_or(Refused::loud(FaultCode::ROOT_ACCESS))?;
-    if root & 1 == 0 {
-        return Err(Refused::loud(FaultCode::ROOT_NOT_PRESENT));
-    }
-    if root & (0xffe | beyond(config.haw)) != 0 {
-        return Err(Refused::loud(FaultCode::ROOT_RESERVED));
-    }
-    let mut words = [0; 4];
-    for (word, offset) in words.iter_mut().zip([0, 8, 16, 24]) {
-        let phys = at(root, (devfn & 0x7f) * 32 + offset);
-        *word = read64(phys).ok_or(Refused::loud(FaultCode::CONTEXT_ACCESS))?;
-    }
-    let silent = words[0] & 2 != 0;
-    if words[0] & 1 == 0 {
-        return Err(Refused { code: FaultCode::CONTEXT_NOT_PRESENT, silent });
-    }
-    let mut reserved = [0x1e0 | beyond(config.haw), !0x1f_ffff, !0, !0];
-    // Enables of what the unit does not have: DTE, PASIDE, PRE, RID_PRIV.
-    for (ecap, word, bit) in [(2, 0, 2), (40, 0, 3), (29, 0, 4), (53, 1, 20)] {
-        if !config.ecap_bit(ecap) {
-            reserved[word] |= 1 << bit;
+    let context = context(view, rtaddr, config, request)?;
+    met(&context, None);
+    let regime = match admit(config, &context, request)? {
+        Admission::Translated => return Ok(None),
+        Admission::Legacy => Regime::of_context(config, &context),
+        Admission::Pasid(pasid) => {
+            let entry = pasid_entry(view, config, &context, pasid)?;
+            met(&context, Some(&entry));
+            Regime::of_pasid(config, &context, &entry)
         }
-    }
-    if words.iter().zip(reserved).any(|(word, reserved)| word & reserved != 0) {
-        return Err(Refused { code: FaultCode::CONTEXT_RESERVED, silent });
-    }
-    Ok(Context(words))
-}
-
-/// Reads PASID directory entry and PASID entry for a request with `pasid`, or without one.
-pub(super) fn pasid_entry(
-    read64: Read64<'_>,
-    config: &Config,
-    context: &Context,
-    pasid: Option<u32>,
-) -> Result<PasidEntry, Refused> {
-    let words = context.0;
-    let mut silent = words[0] & 2 != 0;
-    let directory = 1 << ((words[0] >> 9 & 7) + 13);
-    let pasid = match pasid {
-        Some(_) if words[0] & 1 << 3 == 0 => return Err(Refused { code: FaultCode::PASID_DISABLED, silent }),
-        Some(pasid) if pasid >= directory || pasid >> config.pasid_bits() != 0 => {
-            return Err(Refused { code: FaultCode::PASID_TOO_LARGE, silent });
-        }
-        Some(pasid) => pasid,
-        // RPS says whether the field is looked at.
-        None if !config.ecap_bit(49) => 0,
-        None if words[1] as u32 & 0xf_ffff >= directory => {
-            return Err(Refused { code: FaultCode::RID_PASID, silent });
-        }
-        None => words[1] as u32 & 0xf_ffff,
     };
-    let directory = read64(at(words[0], u64::from(pasid >> 6) * 8));
-    let directory = directory.ok_or(Refused { code: FaultCode::DIRECTORY_ACCESS, silent })?;
-    silent |= directory & 2 != 0;
-    if directory & 1 == 0 {
-        return Err(Refused { code: FaultCode::DIRECTORY_NOT_PRESENT, silent });
-    }
-    if directory & (0xffc | beyond(config.haw)) != 0 {
-        return Err(Refused { code: FaultCode::DIRECTORY_RESERVED, silent });
-    }
-    let mut words = [0; 8];
-    for (index, word) in words.iter_mut().enumerate() {
-        let phys = at(directory, u64::from(pasid & 0x3f) * 64 + index as u64 * 8);
-        *word = read64(phys).ok_or(Refused { code: FaultCode::PASID_ACCESS, silent })?;
-    }
-    silent |= words[0] & 2 != 0;
-    check_pasid_entry(config, &words).map_err(|code| Refused { code, silent })?;
-    Ok(PasidEntry { words, pasid, silent })
-}
-
-fn check_pasid_entry(config: &Config, words: &[u64; 8]) -> Result<(), FaultCode> {
-    if words[0] & 1 == 0 {
-        return Err(FaultCode::PASID_NOT_PRESENT);
-    }
-    let high = beyond(config.haw);
-    let mut reserved = [0xc00 | high, 0x7f << 16, 0xf00 | high, !0, !0, !0, !0, !0];
-    // Enables of what the unit does not have: SSADE, PWSNP, PGSNP, SRE, ERE, EAFE.
-    for (ecap, word, bit) in [(45, 0, 9), (48, 1, 23), (7, 1, 24), (31, 2, 0), (30, 2, 1), (34, 2, 7)] {
-        if !config.ecap_bit(ecap) {
-            reserved[word] |= 1 << bit;
-        }
-    }
-    if words.iter().zip(reserved).any(|(word, reserved)| word & reserved != 0) {
-        return Err(FaultCode::PASID_RESERVED);
-    }
-    let width = config.sagaw() & 0xe & 1 << (words[0] >> 2 & 7) != 0;
-    let mode = words[2] >> 2 & 3;
-    let valid = match words[0] >> 6 & 7 {
-        1 => config.ecap_bit(47) && (mode == 0 || mode == 1 && config.cap_bit(60)),
-        2 => config.ecap_bit(46) && width,
-        // The width is looked at in pass-through too (section 9.6).
-        4 => config.ecap_bit(6) && width,
-        // Nested translation is not modelled; the others are reserved.
-        _ => false,
-    };
-    if valid { Ok(()) } else { Err(FaultCode::PASID_INVALID) }
+    let leaf = page(view, config, &regime, request)?;
+    Ok(Some((regime, leaf)))
 }

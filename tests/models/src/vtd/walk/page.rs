@@ -1,169 +1,161 @@
-//! The page tables below a PASID entry.
+//! The page walks of one request.
 
-use super::{Config, FaultCode, PasidEntry, Read64, Refused, at, beyond, is_interrupt};
+use super::regime::Regime;
+use super::view::Rights;
+use super::{Config, FaultCode, Operation, Refused, Request, Stop, View, beyond, first, is_interrupt, second};
 
-/// A leaf that was found.
+/// How often a walk begins anew because an entry changed under it before it gives up.
+const TRIES: usize = 8;
+
+/// A leaf that was found: what the IOTLB keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::vtd) struct Leaf {
+pub struct Leaf {
     /// Address of its first byte.
-    pub(in crate::vtd) phys: u64,
-    pub(in crate::vtd) size: u64,
-    pub(in crate::vtd) read: bool,
-    pub(in crate::vtd) write: bool,
+    pub phys: u64,
+    /// Size in bytes; in nested translation the smaller of two.
+    pub size: u64,
+    /// What the first stage allows.
+    pub first: Rights,
+    /// What the second stage allows.
+    pub second: Rights,
+    /// Whether a write needs no update of dirty bits any more.
+    pub dirty: bool,
+    /// PGSNP, or SNP of the second stage's leaf: accesses snoop.
+    pub snoop: bool,
 }
 
-/// Bits 51:12 at or above the host's width.
-const fn address_reserved(config: &Config) -> u64 {
-    beyond(config.haw) & 0x000f_ffff_ffff_f000
-}
-
-const fn address(entry: u64) -> u64 {
-    entry & 0x000f_ffff_ffff_f000
-}
-
-const fn index(iova: u64, level: u32) -> u64 {
-    iova >> (3 + 9 * level) & 0x1ff
-}
-
-/// Bytes below an entry of `level`, the lowest of which is 1.
-const fn size(level: u32) -> u64 {
-    1 << (3 + 9 * level)
-}
-
-/// Finds the leaf for `iova`.
-pub(in crate::vtd) fn page(
-    read64: Read64<'_>,
-    config: &Config,
-    entry: &PasidEntry,
-    iova: u64,
-    write: bool,
-) -> Result<Leaf, Refused> {
-    let found = match entry.kind() {
-        1 => first_stage(read64, config, entry, iova, write),
-        2 => second_stage(read64, config, entry, iova, write),
-        _ => pass_through(config, iova),
-    };
-    let found = found.and_then(|leaf| {
-        let output = leaf.phys + (iova & (leaf.size - 1));
-        if is_interrupt(output) { Err(FaultCode::INTERRUPT_OUTPUT) } else { Ok(leaf) }
-    });
-    found.map_err(|code| Refused { code, silent: entry.silent })
-}
-
-fn pass_through(config: &Config, iova: u64) -> Result<Leaf, FaultCode> {
-    if iova & beyond(config.haw) != 0 {
-        return Err(FaultCode::BEYOND_HOST);
+impl Leaf {
+    /// Whether requests of a supervisor, or of a user, may read and write through it.
+    pub(in crate::vtd) const fn allows(&self, regime: &Regime, privileged: bool) -> (bool, bool) {
+        let first_write = self.first.write || privileged && !regime.write_protect;
+        (self.second.read, first_write && self.second.write)
     }
-    Ok(Leaf { phys: iova & !0xfff, size: 0x1000, read: true, write: true })
-}
 
-/// Section 3.7, entries of section 9.8.
-fn second_stage(
-    read64: Read64<'_>,
-    config: &Config,
-    entry: &PasidEntry,
-    iova: u64,
-    write: bool,
-) -> Result<Leaf, FaultCode> {
-    let levels = (entry.words[0] >> 2 & 7) as u32 + 2;
-    let width = (12 + 9 * levels).min(config.mgaw());
-    if iova >> width != 0 {
-        return Err(FaultCode::BEYOND_WIDTH);
-    }
-    let mut table = address(entry.words[0]);
-    let mut permissions = 3;
-    for level in (1..=levels).rev() {
-        let word = read64(at(table, index(iova, level) * 8)).ok_or(FaultCode::SECOND_ACCESS)?;
-        permissions &= word;
-        if word & 3 == 0 {
-            return Err(FaultCode::SECOND_PERMISSION);
-        }
-        let large = word & 1 << 7 != 0;
-        let leaf = level == 1 || large;
-        // Bit 62 was once transient mapping.
-        let mut reserved = address_reserved(config) | 1 << 62;
-        // Bit 34 of CAP: leaves of 2 MiB; bit 35: of 1 GiB. At level 1 the bit is ignored.
-        let may_be_large = level == 2 && config.cap_bit(34) || level == 3 && config.cap_bit(35);
-        if level > 1 && !may_be_large {
-            reserved |= 1 << 7;
-        }
-        if leaf {
-            reserved |= (size(level) - 1) & !0xfff;
-            if !config.ecap_bit(7) {
-                reserved |= 1 << 11;
-            }
-        }
-        if word & reserved != 0 {
-            return Err(FaultCode::SECOND_RESERVED);
-        }
-        if permissions & if write { 2 } else { 1 } == 0 {
-            return Err(FaultCode::SECOND_PERMISSION);
-        }
-        table = address(word);
-        if leaf {
-            let (read, write) = (permissions & 1 != 0, permissions & 2 != 0);
-            return Ok(Leaf { phys: table, size: size(level), read, write });
-        }
-    }
-    unreachable!("level 1 is always a leaf")
-}
-
-/// Section 3.6, entries of section 9.7.
-fn first_stage(
-    read64: Read64<'_>,
-    config: &Config,
-    entry: &PasidEntry,
-    iova: u64,
-    write: bool,
-) -> Result<Leaf, FaultCode> {
-    let levels = if entry.words[2] >> 2 & 3 == 1 { 5 } else { 4 };
-    let sign = 64 - (12 + 9 * levels);
-    if ((iova << sign) as i64 >> sign) as u64 != iova {
-        return Err(FaultCode::NOT_CANONICAL);
-    }
-    let no_execute = entry.words[2] & 1 << 5 != 0;
-    let snooped = entry.words[1] & 1 << 23 != 0;
-    let mut table = address(entry.words[2]);
-    let (mut permissions, mut accessed) = (6, 1 << 5);
-    for level in (1..=levels).rev() {
-        let no_memory = if level == levels { FaultCode::FIRST_TOP_ACCESS } else { FaultCode::FIRST_ACCESS };
-        let word = read64(at(table, index(iova, level) * 8)).ok_or(no_memory)?;
-        if word & 1 == 0 {
-            return Err(FaultCode::FIRST_NOT_PRESENT);
-        }
-        permissions &= word;
-        accessed &= word;
-        let large = level > 1 && word & 1 << 7 != 0;
-        let leaf = level == 1 || large;
-        let mut reserved = address_reserved(config);
-        if level > 3 || level == 3 && !config.cap_bit(56) {
-            reserved |= 1 << 7;
-        }
-        if large {
-            // Bit 12 is PAT.
-            reserved |= (size(level) - 1) & !0x1fff;
-        }
-        if !no_execute {
-            reserved |= 1 << 63;
-        }
-        if word & reserved != 0 {
-            return Err(FaultCode::FIRST_RESERVED);
-        }
-        if permissions & 4 == 0 {
+    /// Whether it lets `request` through. A translation request is answered with what is allowed instead, but privilege
+    /// it needs all the same.
+    pub(in crate::vtd) fn check(&self, config: &Config, regime: &Regime, request: &Request) -> Result<(), FaultCode> {
+        let privileged = regime.is_privileged(request);
+        if !self.first.user && !privileged {
             return Err(FaultCode::USER);
         }
-        if write && permissions & 2 == 0 {
-            return Err(FaultCode::FIRST_WRITE);
+        if request.is_translation() {
+            return Ok(());
         }
-        table = address(word) & !(if leaf { size(level) - 1 } else { 0 });
-        if leaf {
-            // Accessed in every entry, dirty in the leaf (section 3.6.2).
-            let dirty = snooped || word & 1 << 6 != 0;
-            if !snooped && accessed == 0 || write && !dirty {
-                return Err(FaultCode::FIRST_ACCESSED);
-            }
-            return Ok(Leaf { phys: table, size: size(level), read: true, write: permissions & 2 != 0 && dirty });
+        let (read, write) = self.allows(regime, privileged);
+        let operation = request.operation;
+        if operation.writes() && !write {
+            return Err(if regime.legacy { FaultCode::LEGACY_WRITE } else { FaultCode::NO_WRITE });
+        }
+        // With CAP.ZLR write permission is enough for a zero-length read.
+        let read = read || operation == Operation::ZeroLengthRead && config.cap_bit(22) && write;
+        if operation.reads() && !read {
+            return Err(if regime.legacy { FaultCode::LEGACY_READ } else { FaultCode::NO_READ });
+        }
+        let execute = self.first.execute && self.second.execute;
+        if request.executes() && (!execute || privileged && regime.execute_protect && self.first.user) {
+            return Err(FaultCode::NO_EXECUTE);
+        }
+        Ok(())
+    }
+}
+
+/// Finds the leaf for a request, checks it, and sets accessed and dirty bits.
+pub(in crate::vtd) fn page(
+    view: &mut dyn View,
+    config: &Config,
+    regime: &Regime,
+    request: &Request,
+) -> Result<Leaf, Refused> {
+    let silent = regime.silent;
+    regime.admit(request)?;
+    let mut failed = None;
+    for _ in 0..TRIES {
+        match once(view, config, regime, request) {
+            Ok(leaf) => return Ok(leaf),
+            Err(Stop::Fault(code)) => return Err(Refused { code, silent }),
+            Err(Stop::Changed(code)) => failed = Some(code),
         }
     }
-    unreachable!("level 1 is always a leaf")
+    Err(Refused { code: failed.unwrap_or(FaultCode::NONE), silent })
+}
+
+fn once(view: &mut dyn View, config: &Config, regime: &Regime, request: &Request) -> Result<Leaf, Stop> {
+    let iova = request.iova.get();
+    let Some(first) = &regime.first else { return direct(view, config, regime, request) };
+    let privileged = regime.is_privileged(request);
+    let mut found = first::walk(view, config, regime, first, privileged, iova)?;
+    let mut leaf = Leaf {
+        phys: found.output & !(found.size - 1),
+        size: found.size,
+        first: found.rights,
+        second: Rights::ALL,
+        dirty: found.dirty(),
+        snoop: regime.page_snoop,
+    };
+    // What the first stage forbids is known before the second is asked.
+    leaf.check(config, regime, request)?;
+    let mut below = match &regime.second {
+        None => None,
+        Some(second) => Some((second, second::walk(view, config, second, found.output, request.operation.writes())?)),
+    };
+    if let Some((second, below)) = &below {
+        leaf.size = leaf.size.min(below.size);
+        leaf.phys = below.phys & !(leaf.size - 1);
+        leaf.second = below.rights;
+        leaf.dirty &= below.dirty(second);
+        leaf.snoop |= below.snoop;
+    }
+    finish(config, regime, request, &leaf)?;
+    let write = writes(regime, request, &leaf);
+    first::mark(view, config, regime, first, &mut found, write)?;
+    if let Some((second, below)) = &mut below {
+        second::mark(view, second, below, write)?;
+    }
+    leaf.dirty |= write;
+    Ok(leaf)
+}
+
+/// Second stage alone, or none at all.
+fn direct(view: &mut dyn View, config: &Config, regime: &Regime, request: &Request) -> Result<Leaf, Stop> {
+    let iova = request.iova.get();
+    let Some(second) = &regime.second else {
+        if iova & beyond(config.haw) != 0 {
+            let code = if regime.legacy { FaultCode::LEGACY_BEYOND_WIDTH } else { FaultCode::BEYOND_HOST };
+            return Err(Stop::Fault(code));
+        }
+        let all = Rights::ALL;
+        let (phys, snoop) = (iova & !0xfff, regime.page_snoop);
+        let leaf = Leaf { phys, size: 0x1000, first: all, second: all, dirty: true, snoop };
+        finish(config, regime, request, &leaf)?;
+        return Ok(leaf);
+    };
+    let mut found = second::walk(view, config, second, iova, request.operation.writes())?;
+    let mut leaf = Leaf {
+        phys: found.phys & !(found.size - 1),
+        size: found.size,
+        first: Rights::ALL,
+        second: found.rights,
+        dirty: found.dirty(second),
+        snoop: regime.page_snoop || found.snoop,
+    };
+    finish(config, regime, request, &leaf)?;
+    let write = writes(regime, request, &leaf);
+    second::mark(view, second, &mut found, write)?;
+    leaf.dirty |= write;
+    Ok(leaf)
+}
+
+/// Whether the request sets dirty bits. A translation for writing does, at once (section 4.2.3.1).
+const fn writes(regime: &Regime, request: &Request, leaf: &Leaf) -> bool {
+    request.operation.writes() && leaf.allows(regime, regime.is_privileged(request)).1
+}
+
+/// The checks that come when the leaf is known.
+fn finish(config: &Config, regime: &Regime, request: &Request, leaf: &Leaf) -> Result<(), FaultCode> {
+    leaf.check(config, regime, request)?;
+    let output = leaf.phys + (request.iova.get() & (leaf.size - 1));
+    if is_interrupt(output) {
+        return Err(if regime.legacy { FaultCode::LEGACY_INTERRUPT_OUTPUT } else { FaultCode::INTERRUPT_OUTPUT });
+    }
+    Ok(())
 }
