@@ -1,0 +1,140 @@
+//! Accesses, and what they may meet.
+
+use super::{Lead, World};
+use crate::bench::Bench;
+use iommu_core::addr::Iova;
+use iommu_core::hw::Stream;
+
+/// One access and where it went: `None` where it was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Probe {
+    pub(super) traveller: usize,
+    pub(super) at: u64,
+    pub(super) write: bool,
+    pub(super) seen: Option<u64>,
+}
+
+/// Where an access may go, and whether it may be refused.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) hits: Vec<u64>,
+    pub(super) refused: bool,
+}
+
+/// A device's access.
+pub(super) fn access(model: &iommu_models::vtd::Model, stream: Stream, at: u64, write: bool) -> Option<u64> {
+    let rid = stream.id.get() as u16;
+    let pasid = stream.pasid.map(|pasid| pasid.get());
+    model.dma(rid, pasid, Iova::new(at), 1, write).ok().map(|extents| extents[0].start.get())
+}
+
+impl World<'_> {
+    /// What an access of `traveller` may meet now.
+    pub(super) fn outcomes(&self, traveller: usize, at: u64, write: bool) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for lead in &self.travellers[traveller].leads {
+            outcomes.refused |= match lead {
+                // Interrupts are no accesses to memory, whatever the target.
+                Lead::Identity if at >> 20 == 0xfee => true,
+                Lead::Identity => {
+                    outcomes.hits.push(at);
+                    false
+                }
+                Lead::Blocked => true,
+                Lead::Space(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
+            };
+        }
+        outcomes
+    }
+
+    /// Tries addresses, few of them after most operations, all of them after some.
+    pub(super) fn compare(&mut self, after: &str) {
+        let all = self.steps.is_multiple_of(16) || after.starts_with("the end") || after.starts_with("every");
+        let chosen: Vec<usize> = if all {
+            (0..self.travellers.len()).collect()
+        } else {
+            let count = self.travellers.len() as u64;
+            (0..2).map(|_| self.numbers_for_probes(count)).collect()
+        };
+        for traveller in chosen {
+            for place in 0..self.places.len() {
+                for write in [false, true] {
+                    self.try_one(traveller, self.places[place], write, after);
+                }
+            }
+        }
+        let during = std::mem::take(&mut *self.during.lock().expect("no access panics"));
+        assert!(during.is_empty(), "accesses in the middle were looked at by the operation");
+        assert_eq!(self.bench.model.violations(), [], "{} after {after}", self.name());
+        assert_eq!(self.bench.memory.take_stale_reads(), [], "{} after {after}", self.name());
+        self.bench.model.take_log();
+        self.bench.model.take_faults();
+        self.bench.spy.take_writes();
+    }
+
+    /// Which travellers try now, without using up the decisions of a fuzzer.
+    fn numbers_for_probes(&mut self, count: u64) -> usize {
+        self.accesses = self.accesses.wrapping_add(1);
+        (self.accesses.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize % count as usize
+    }
+
+    fn try_one(&mut self, traveller: usize, at: u64, write: bool, after: &str) {
+        self.accesses += 1;
+        let stream = self.travellers[traveller].stream;
+        let seen = access(&self.bench.model, stream, at, write);
+        let allowed = self.outcomes(traveller, at, write);
+        let fine = match seen {
+            Some(phys) => allowed.hits.contains(&phys),
+            None => allowed.refused,
+        };
+        assert!(fine, "{} after {after}: {stream} at {at:#x}, write {write}: {seen:x?}, {allowed:x?}", self.name());
+    }
+
+    /// What devices saw in the middle of an operation must be what was before it, what is after it, or a refusal.
+    pub(super) fn check_during(&mut self, before: &[Vec<Outcomes>], what: &str) {
+        let during = std::mem::take(&mut *self.during.lock().expect("no access panics"));
+        for probe in during {
+            let Some(phys) = probe.seen else { continue };
+            let place = self.places.iter().position(|place| *place == probe.at).expect("one of the places");
+            let old = &before[probe.traveller][place * 2 + usize::from(probe.write)];
+            let new = self.outcomes(probe.traveller, probe.at, probe.write);
+            assert!(
+                old.hits.contains(&phys) || new.hits.contains(&phys),
+                "{} in the middle of {what}: {} went to {phys:#x}: {probe:x?}, before {old:x?}, after {new:x?}",
+                self.name(),
+                self.travellers[probe.traveller].stream,
+            );
+        }
+    }
+
+    /// Everything that may be met now, by traveller and place, reads before writes.
+    pub(super) fn snapshot(&self) -> Vec<Vec<Outcomes>> {
+        let of_place = |traveller: usize, at: u64| [false, true].map(|write| self.outcomes(traveller, at, write));
+        let of = |traveller| self.places.iter().flat_map(|at| of_place(traveller, *at)).collect();
+        (0..self.travellers.len()).map(of).collect()
+    }
+
+    /// Has some travellers try some places around each write to a register, until [`World::quiet`].
+    pub(super) fn watch(&mut self) {
+        let (model, seen) = (self.bench.model.clone(), self.during.clone());
+        let streams: Vec<Stream> = self.travellers.iter().map(|traveller| traveller.stream).collect();
+        let places = self.places.clone();
+        let mut turn = self.accesses as usize;
+        self.bench.spy.set_hook(Some(Box::new(move |_, _| {
+            for _ in 0..6 {
+                turn = turn.wrapping_mul(25_214_903_917).wrapping_add(11);
+                let mixed = turn >> 16;
+                let (traveller, place, write) =
+                    (mixed % streams.len(), (mixed >> 8) % places.len(), mixed >> 20 & 1 == 1);
+                let at = places[place];
+                let found = access(&model, streams[traveller], at, write);
+                seen.lock().expect("no access panics").push(Probe { traveller, at, write, seen: found });
+            }
+        })));
+    }
+
+    /// Ends [`World::watch`].
+    pub(super) fn quiet(bench: &Bench) {
+        bench.spy.set_hook(None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Which unit a world has.
+
+use super::numbers::Numbers;
+use crate::case::{Case, narrow, server_without_snooping};
+use iommu_core::hw::Stage;
+use iommu_models::vtd::Config;
+
+/// CAP.PSI.
+const CAP_PSI: u64 = 1 << 39;
+/// CAP.DWD and CAP.DRD.
+const CAP_DRAIN: u64 = 3 << 54;
+/// CAP.MAMV.
+const CAP_MAMV: u64 = 0x3f << 48;
+/// CAP.ND.
+const CAP_ND: u64 = 7;
+/// CAP.SSLPS.
+const CAP_LARGE: u64 = 3 << 34;
+
+/// A unit chosen by `numbers`, with bits of its own.
+pub fn choose(numbers: &mut Numbers<'_>) -> Case {
+    let bases: [(&str, fn() -> Config, Stage); 7] = [
+        ("second stage", Config::second_stage, Stage::Second),
+        ("first stage", Config::first_stage, Stage::First),
+        ("server, second stage", Config::server, Stage::Second),
+        ("server, first stage", Config::server, Stage::First),
+        ("narrow", narrow, Stage::Second),
+        ("unsnooped, second stage", server_without_snooping, Stage::Second),
+        ("unsnooped, first stage", server_without_snooping, Stage::First),
+    ];
+    let (name, config, stage) = numbers.choose(&bases);
+    let mut config = config();
+    let mut name = (*name).to_string();
+    let mut toggle = |numbers: &mut Numbers<'_>, mask: u64, what: &str| {
+        if numbers.once_in(2) {
+            config.cap ^= mask;
+            name += what;
+        }
+    };
+    toggle(numbers, Config::CAP_CM, ", CM");
+    toggle(numbers, Config::CAP_RWBF, ", RWBF");
+    toggle(numbers, Config::CAP_ESRTPS, ", ESRTPS");
+    if numbers.once_in(4) {
+        toggle(numbers, CAP_PSI, ", PSI");
+        toggle(numbers, CAP_DRAIN, ", DRAIN");
+        toggle(numbers, CAP_LARGE, ", SSLPS");
+        // Few domain ids, so that they come back soon: 16.
+        config.cap &= !CAP_ND;
+        config.cap = config.cap & !CAP_MAMV | numbers.below(20) << 48;
+        name += ", 16 domain ids";
+    }
+    let non_coherent = numbers.once_in(2);
+    Case { name, config, stage: *stage, non_coherent }
+}
