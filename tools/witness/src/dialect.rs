@@ -1,6 +1,6 @@
 //! Which IOMMU a trace is of: how its lines read, and what a change of its tables must show.
 
-use crate::event::{Setup, Stage, Trace};
+use crate::event::{Setup, Stage, Stream, Trace};
 use crate::{smmuv3, vtd};
 
 /// What a run was started with, as far as the rules depend on it.
@@ -24,33 +24,57 @@ pub enum Change {
 /// One thing that the trace must show, in order with others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// An invalidation of the stream's own entry.
-    StreamCache,
-    /// An invalidation of the PASID entry, of this domain where known.
+    /// An invalidation of the stream's own entry, of this domain where it has one that is known.
+    StreamCache(Option<u16>),
+    /// An invalidation of the entry of the stream's PASID, or of its requests without one, of this domain where known.
     PasidCache(Option<u16>),
     /// An invalidation of all TLB entries of this domain where known, of one stage.
     Tlb(Option<u16>, Stage),
-    /// One of all TLB entries of requests without PASID in some domain, told by PASID or by telling nothing.
+    /// One of all TLB entries of the stream's PASID, or of its requests without one, in some domain: told by PASID or by
+    /// telling nothing.
     PasidTlb,
     /// A wait that ended.
     Wait,
 }
 
+/// How a VT-d unit is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Root and context entries alone lead to tables of the second stage.
+    Legacy,
+    /// Scalable mode, translating by this stage.
+    Scalable(Stage),
+}
+
+impl Mode {
+    /// The stage that translates.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::Legacy => Stage::Second,
+            Self::Scalable(stage) => stage,
+        }
+    }
+}
+
 /// An IOMMU and how it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dialect {
-    /// Intel VT-d in scalable mode, translating by this stage.
-    Vtd(Stage),
+    /// Intel VT-d in this mode.
+    Vtd(Mode),
     /// Arm SMMUv3, translating by this stage.
     Smmuv3(Stage),
 }
 
 impl Dialect {
-    /// That of a scenario; `None` where there is no such scenario.
-    pub fn of(scenario: &str) -> Option<Self> {
+    /// That of a scenario, run with these options of the IOMMU; `None` where there is no such scenario.
+    pub fn of(scenario: &str, options: &[String]) -> Option<Self> {
+        // By the names of both versions.
+        let first = options.iter().any(|option| option == "fsts=on" || option == "x-flts=on");
         match scenario {
-            "first-stage" => Some(Self::Vtd(Stage::First)),
-            "second-stage" => Some(Self::Vtd(Stage::Second)),
+            "first-stage" => Some(Self::Vtd(Mode::Scalable(Stage::First))),
+            "second-stage" => Some(Self::Vtd(Mode::Scalable(Stage::Second))),
+            "legacy" => Some(Self::Vtd(Mode::Legacy)),
+            "adi" => Some(Self::Vtd(Mode::Scalable(if first { Stage::First } else { Stage::Second }))),
             "stage-1" => Some(Self::Smmuv3(Stage::First)),
             "stage-2" => Some(Self::Smmuv3(Stage::Second)),
             _ => None,
@@ -59,22 +83,24 @@ impl Dialect {
 
     /// The stage that translates.
     pub fn stage(self) -> Stage {
-        let (Self::Vtd(stage) | Self::Smmuv3(stage)) = self;
-        stage
+        match self {
+            Self::Vtd(mode) => mode.stage(),
+            Self::Smmuv3(stage) => stage,
+        }
     }
 
     /// The events in a trace.
     pub fn read(self, text: &str) -> Trace {
         match self {
-            Self::Vtd(_) => vtd::trace::read(text),
+            Self::Vtd(mode) => vtd::trace::read(text, mode),
             Self::Smmuv3(stage) => smmuv3::trace::read(text, stage),
         }
     }
 
-    /// What a change must show: each of these sequences, in its order.
-    pub fn required(self, change: Change, conditions: Conditions) -> Vec<Vec<Step>> {
+    /// What a change of `stream` must show: each of these sequences, in its order.
+    pub fn required(self, change: Change, stream: Stream, conditions: Conditions) -> Vec<Vec<Step>> {
         match self {
-            Self::Vtd(stage) => vtd::changes::required(change, stage, conditions),
+            Self::Vtd(mode) => vtd::changes::required(change, mode, stream, conditions),
             Self::Smmuv3(stage) => smmuv3::changes::required(change, stage),
         }
     }
@@ -92,6 +118,14 @@ impl Dialect {
         match self {
             Self::Vtd(_) => format!("an IOTLB invalidation of domain {domain:#x}"),
             Self::Smmuv3(stage) => format!("a {}", smmuv3::changes::name(Step::Tlb(Some(domain), stage))),
+        }
+    }
+
+    /// The PASID that the unit records for a fault of a request with this one.
+    pub fn recorded_pasid(self, code: u32, pasid: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Vtd(_) => vtd::trace::recorded_pasid(code, pasid),
+            Self::Smmuv3(_) => pasid,
         }
     }
 

@@ -37,6 +37,29 @@ impl fmt::Display for Span {
     }
 }
 
+/// Whose requests: of a function, with a PASID or without.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Stream {
+    /// Its id, as the unit sees it.
+    pub id: u32,
+    /// The PASID of its requests; `None` for those without.
+    pub pasid: Option<u32>,
+}
+
+impl Stream {
+    /// The requests without PASID of `id`.
+    pub const fn whole(id: u32) -> Self {
+        Self { id, pasid: None }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.id)?;
+        self.pasid.map_or(Ok(()), |pasid| write!(f, " PASID {pasid:#x}"))
+    }
+}
+
 /// What a device does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
@@ -63,12 +86,21 @@ pub struct Fault {
     pub code: u32,
     /// What it was.
     pub direction: Direction,
+    /// The PASID of the request, as far as it is told.
+    pub pasid: Option<u32>,
+}
+
+impl Fault {
+    /// Whose, as far as it is told.
+    pub const fn stream(&self) -> Stream {
+        Stream { id: self.source, pasid: self.pasid }
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, address, code, direction } = self;
-        write!(f, "a fault of {source:#x}: {direction} at {address:#x}, reason {code:#x}")
+        let Self { address, code, direction, .. } = self;
+        write!(f, "a fault of {}: {direction} at {address:#x}, reason {code:#x}", self.stream())
     }
 }
 
@@ -197,15 +229,22 @@ pub enum Stage {
 /// Something that the IOMMU was told to forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invalidation {
-    /// Stream cache: of all streams whose id is `id` in the bits that are not in `ignored`.
+    /// Stream cache: of all streams whose id is `id` in the bits that are not in `ignored`, and of these domains.
     StreamCache {
         /// The id.
         id: u32,
         /// The bits that do not matter.
         ignored: u32,
+        /// The domains: all of them where entries have none.
+        domains: Domains,
     },
-    /// PASID cache: the entry of requests without PASID, of these domains.
-    PasidCache(Domains),
+    /// PASID cache: entries of these domains.
+    PasidCache {
+        /// The domains.
+        domains: Domains,
+        /// Only the entry of this PASID.
+        pasid: Option<u32>,
+    },
     /// PASID cache: the entry of requests without PASID, of the streams whose id is `id` in the bits that are not in
     /// `ignored`.
     PasidCacheOf {
@@ -222,6 +261,8 @@ pub enum Invalidation {
         stage: Option<Stage>,
         /// Only entries in this range.
         range: Option<Span>,
+        /// Only entries of this PASID.
+        pasid: Option<u32>,
     },
 }
 

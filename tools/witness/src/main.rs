@@ -17,12 +17,14 @@
 //!
 //! - `state` records have nothing in the trace to compare with: they pass as the guest says.
 //! - Stores to tables, and so whether an invalidation came after the store that it is for. The host tests see that.
-//! - Invalidations of the PASID cache and the IOTLB say the domain, not the stream. Where one record changes a stream
+//! - Invalidations of the PASID cache and the IOTLB say the domain and the PASID, not the requester. Where one record changes a stream
 //!   together with its aliases, those of another alias count for it too; the context cache's do not.
 //! - Whether the unit drops its caches by itself when it is given a root table (ESRTPS), and so whether that had to be
 //!   followed by invalidations.
 //! - Whether tables were freed by an unmap, so whether "only leaves changed" (IH) was a true promise.
 //! - Direction of a translated access. That the entry used permits it is checked instead.
+//! - VT-d: which PASID an access had. The trace has its requester; that it was led to the memory and domain of its PASID
+//!   is what is checked, and where a fault's record holds a PASID, that.
 //! - Caching mode, but for what `--option` or a `state` record says of it.
 //! - SMMUv3: the direction of an access that was aborted or that found nothing mapped, and of an event whatever but
 //!   its type and stream. The address is that of the look-up before it; the rest is as the guest read it, from as many
@@ -96,7 +98,7 @@ fn judge(arguments: &Arguments, jsonl: &str, trace: &str) -> Verdict {
     }
     let journal = Journal::parse(jsonl, &arguments.scenario);
     verdict.findings(&journal.problems);
-    let Some(dialect) = Dialect::of(&arguments.scenario) else {
+    let Some(dialect) = Dialect::of(&arguments.scenario, &arguments.options) else {
         verdict.finding(&format!("no rules for a scenario named {}", arguments.scenario));
         return verdict;
     };

@@ -1,6 +1,6 @@
 //! One record of the demo, as its `report` module documents them, checked for sense.
 
-use crate::event::{Direction, Fault, Span};
+use crate::event::{Direction, Fault, Span, Stream};
 use serde::Deserialize;
 
 /// A record.
@@ -40,16 +40,16 @@ pub enum Claim {
     /// A range was taken away from the domain of a stream.
     Unmap(Area),
     /// A stream was given a domain.
-    Attach(u32),
+    Attach(Stream),
     /// A stream was blocked.
-    Detach(u32),
+    Detach(Stream),
 }
 
 /// A range of I/O virtual addresses of a stream and the memory behind it.
 #[derive(Clone, Debug)]
 pub struct Area {
     /// The stream.
-    pub stream: u32,
+    pub stream: Stream,
     /// The addresses.
     pub span: Span,
     /// The memory, in the order of the addresses.
@@ -75,6 +75,7 @@ struct Raw {
     scenario: Option<String>,
     check: Option<String>,
     stream: Option<String>,
+    pasid: Option<String>,
     iova: Option<String>,
     length: Option<u64>,
     access: Option<String>,
@@ -93,6 +94,7 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawFault {
     stream: String,
+    pasid: Option<String>,
     iova: String,
     code: String,
     access: String,
@@ -155,9 +157,10 @@ impl Raw {
         Ok(Check { name: need(self.check, "check")?, expected, seen, passed, markers, claim })
     }
 
-    fn stream(&self) -> Result<u32, String> {
-        let stream = hex(self.stream.as_deref().ok_or("no stream")?)?;
-        u32::try_from(stream).map_err(|_| format!("stream {stream:#x} is none"))
+    fn stream(&self) -> Result<Stream, String> {
+        let id = hex(self.stream.as_deref().ok_or("no stream")?)?;
+        let id = u32::try_from(id).map_err(|_| format!("stream {id:#x} is none"))?;
+        Ok(Stream { id, pasid: pasid(self.pasid.as_deref())? })
     }
 
     fn area(&self) -> Result<Area, String> {
@@ -184,6 +187,7 @@ impl RawFault {
             address: hex(&self.iova)?,
             code: u32::try_from(hex(&self.code)?).map_err(|_| "a fault's code is none")?,
             direction: direction(&self.access)?,
+            pasid: pasid(self.pasid.as_deref())?,
         })
     }
 }
@@ -195,6 +199,13 @@ fn need<T>(value: Option<T>, name: &str) -> Result<T, String> {
 fn hex(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| format!("{text} is no number"))
+}
+
+/// A PASID of at most 20 bits.
+fn pasid(text: Option<&str>) -> Result<Option<u32>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let value = u32::try_from(hex(text)?).ok().filter(|value| value >> 20 == 0);
+    value.map(Some).ok_or_else(|| format!("{text} is no PASID"))
 }
 
 fn direction(text: &str) -> Result<Direction, String> {

@@ -1,7 +1,7 @@
 //! What the trace and the records say of streams and memory as time goes by.
 
 use super::mismatch::Mismatch;
-use crate::event::{Access, Event, Span, Translation, What};
+use crate::event::{Access, Event, Span, Stream, Translation, What};
 use crate::record::Area;
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub struct History {
     /// Streams that have a domain: its id, once a translation has shown it.
-    streams: BTreeMap<u32, Option<u16>>,
+    streams: BTreeMap<Stream, Option<u16>>,
     /// What was taken away and not mapped again, by domain and first address; disjoint in each domain.
     gone: BTreeMap<(u16, u64), Gone>,
 }
@@ -24,14 +24,16 @@ struct Gone {
 }
 
 impl History {
-    /// Takes note of which domains translations were looked up in; the first one since a change counts.
-    pub fn learn(&mut self, events: &[Event]) {
+    /// Takes note of which domains translations were looked up in; the first one since a change counts. The trace does not
+    /// tell PASIDs: accesses of the requester of `stream` are taken for its own, others for such without PASID.
+    pub fn learn(&mut self, events: &[Event], stream: Option<Stream>) {
         for event in events {
             let (source, domain) = match event.what {
                 What::Access(Access::Translated(found)) => (found.source, Some(found.domain)),
                 What::Access(Access::Refused(refusal)) => (refusal.source, refusal.domain),
                 _ => continue,
             };
+            let source = stream.filter(|stream| stream.id == source).unwrap_or(Stream::whole(source));
             if let Some(known) = self.streams.get_mut(&source) {
                 *known = known.or(domain);
             }
@@ -39,32 +41,37 @@ impl History {
     }
 
     /// The streams that have a domain, and which one as far as it is known.
-    pub fn attached(&self) -> Vec<(u32, Option<u16>)> {
+    pub fn attached(&self) -> Vec<(Stream, Option<u16>)> {
         self.streams.iter().map(|(stream, domain)| (*stream, *domain)).collect()
     }
 
     /// What a stream had before a change: `None` for nothing, `Some(None)` for a domain that never translated for it.
-    pub fn domain_before(&self, stream: u32) -> Option<Option<u16>> {
+    pub fn domain_before(&self, stream: Stream) -> Option<Option<u16>> {
         self.streams.get(&stream).copied()
     }
 
     /// A stream was given a domain, not known which.
-    pub fn attach(&mut self, stream: u32) {
+    pub fn attach(&mut self, stream: Stream) {
         self.streams.insert(stream, None);
     }
 
     /// A stream has nothing any more.
-    pub fn detach(&mut self, stream: u32) {
+    pub fn detach(&mut self, stream: Stream) {
         self.streams.remove(&stream);
     }
 
     /// The domain of a stream, which must be known by now: from an earlier translation.
-    pub fn domain_of(&self, stream: u32) -> Result<u16, Mismatch> {
+    pub fn domain_of(&self, stream: Stream) -> Result<u16, Mismatch> {
         match self.streams.get(&stream) {
             Some(Some(domain)) => Ok(*domain),
-            Some(None) => Err(Mismatch::plain(format!("no translation of {stream:#x} so far shows its domain"))),
-            None => Err(Mismatch::plain(format!("{stream:#x} is attached to nothing"))),
+            Some(None) => Err(Mismatch::plain(format!("no translation of {stream} so far shows its domain"))),
+            None => Err(Mismatch::plain(format!("{stream} is attached to nothing"))),
         }
+    }
+
+    /// The streams that are known to have this domain.
+    pub fn streams_of(&self, domain: u16) -> impl Iterator<Item = Stream> {
+        self.streams.iter().filter(move |(_, known)| **known == Some(domain)).map(|(stream, _)| *stream)
     }
 
     /// An area was taken away.

@@ -16,7 +16,7 @@ mod verdict;
 pub use verdict::Verdict;
 
 use crate::dialect::{Change, Conditions, Dialect};
-use crate::event::{Event, Setup, Trace, What};
+use crate::event::{Event, Setup, Stream, Trace, What};
 use crate::record::{Check, Claim};
 use history::History;
 use mismatch::Mismatch;
@@ -64,7 +64,7 @@ impl Witness {
             let more = strays.count();
             verdict.finding(&format!("trace line {line}: DMA outside of any check: {access}, and {more} more"));
         }
-        self.history.learn(events);
+        self.history.learn(events, None);
         for (stream, state) in self.history.attached() {
             let change = Change::Detach(state);
             if changes::show(self.dialect, self.conditions, change, stream, events).is_ok() {
@@ -75,6 +75,10 @@ impl Witness {
 
     /// Compares one check with its slice; how many events it took.
     fn check(&mut self, check: &Check, slice: &Slice<'_>) -> Result<usize, Mismatch> {
+        let stream = match &check.claim {
+            Claim::Dma(transfer) => Some(transfer.area.stream),
+            _ => None,
+        };
         let result = match &check.claim {
             Claim::State => no_access(slice),
             Claim::Dma(transfer) => transfer::check(check, transfer, slice, self.dialect, &mut self.history),
@@ -95,13 +99,13 @@ impl Witness {
                 result
             }
         };
-        self.history.learn(slice.inside());
+        self.history.learn(slice.inside(), stream);
         let counts = |event: &&Event| !matches!(event.what, What::Setup(_));
         // The two markers are matched as well.
         result.map(|()| slice.inside().iter().filter(counts).count() + 2)
     }
 
-    fn changed(&self, change: Change, stream: u32, slice: &Slice<'_>) -> Result<(), Mismatch> {
+    fn changed(&self, change: Change, stream: Stream, slice: &Slice<'_>) -> Result<(), Mismatch> {
         changes::show(self.dialect, self.conditions, change, stream, slice.with_end())
     }
 }

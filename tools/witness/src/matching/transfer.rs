@@ -22,7 +22,7 @@ pub fn check(
             aborted(transfer, slice)
         }
         ("dropped without a fault", _) => dropped(transfer, slice, history),
-        (expected, Dialect::Vtd(_)) if expected.starts_with("blocked: ") => refused(expected, transfer, slice),
+        (expected, Dialect::Vtd(_)) if expected.starts_with("blocked: ") => refused(expected, transfer, slice, dialect),
         (expected, Dialect::Smmuv3(_)) if expected.starts_with("blocked: ") => {
             refused_by_events(expected, transfer, slice, history)
         }
@@ -39,7 +39,7 @@ fn moved(transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Resul
     }
     let mut domain = history
         .domain_before(area.stream)
-        .ok_or_else(|| Mismatch::plain(format!("{:#x} is attached to nothing", area.stream)))?;
+        .ok_or_else(|| Mismatch::plain(format!("{} is attached to nothing", area.stream)))?;
     no_fault_recorded(slice)?;
     let mut frames = Frames::new(&area.frames);
     let mut entries = Vec::new();
@@ -49,8 +49,8 @@ fn moved(transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Resul
             return Err(Mismatch::at(line, format!("nothing beyond {:#x}", area.span.last), access));
         };
         let found = match access {
-            Access::Translated(found) if found.source == area.stream && found.iova == iova => found,
-            _ => return Err(Mismatch::at(line, format!("a translation of {:#x} at {iova:#x}", area.stream), access)),
+            Access::Translated(found) if found.source == area.stream.id && found.iova == iova => found,
+            _ => return Err(Mismatch::at(line, format!("a translation of {} at {iova:#x}", area.stream), access)),
         };
         if !found.permits(*direction) {
             return Err(Mismatch::at(line, format!("an entry that permits a {direction}"), "one that does not"));
@@ -70,7 +70,7 @@ fn moved(transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Resul
         next = if last == area.span.last { None } else { Some(last + 1) };
     }
     if let Some(iova) = next {
-        let expected = format!("a translation of {:#x} at {iova:#x}", area.stream);
+        let expected = format!("a translation of {} at {iova:#x}", area.stream);
         return Err(Mismatch::at(slice.end().line, expected, "none before the check's end"));
     }
     for (line, found) in entries {
@@ -85,11 +85,11 @@ fn moved(transfer: &Transfer, slice: &Slice<'_>, history: &mut History) -> Resul
 
 /// Every access was refused, and nothing was translated. The first fault is the one on record: the unit drops others
 /// like it while that one waits to be read.
-fn refused(expected: &str, transfer: &Transfer, slice: &Slice<'_>) -> Result<(), Mismatch> {
+fn refused(expected: &str, transfer: &Transfer, slice: &Slice<'_>, dialect: Dialect) -> Result<(), Mismatch> {
     let Transfer { area, direction, fault } = transfer;
     let code = reason_in(expected)?;
     each_access(transfer, slice, "a fault", Some(code), |access, address| {
-        *access == Access::Fault(Fault { source: area.stream, address, code, direction: *direction })
+        *access == Access::Fault(Fault { source: area.stream.id, address, code, direction: *direction, pasid: None })
     })?;
     let mut recorded = slice.inside().iter().filter_map(|event| match event.what {
         What::Recorded(fault) => Some((event.line, fault)),
@@ -102,9 +102,10 @@ fn refused(expected: &str, transfer: &Transfer, slice: &Slice<'_>) -> Result<(),
         return Err(Mismatch::at(line, "one fault on record", format!("another, {second}")));
     }
     // The demo's own words, from what the trace shows.
-    let Fault { source, address, code, direction } = first;
-    if expected != format!("blocked: {direction} of {source:#x} at {address:#x}, reason {code:#x}")
+    let Fault { address, code, direction, pasid, .. } = first;
+    if expected != format!("blocked: {direction} of {} at {address:#x}, reason {code:#x}", first.stream())
         || address != area.span.first & !0xfff
+        || pasid != dialect.recorded_pasid(code, area.stream.pasid)
     {
         return Err(Mismatch::at(line, expected, format!("{first} on record")));
     }
@@ -132,7 +133,7 @@ fn refused_by_events(
         let Access::Refused(now) = *access else { return false };
         domain = domain.or(now.domain);
         let like_first = first.get_or_insert(now).address.is_some() == now.address.is_some();
-        (now.source, now.code) == (area.stream, Some(code))
+        (now.source, now.code) == (area.stream.id, Some(code))
             && like_first
             && now.address.is_none_or(|found| found == address)
             && now.direction.is_none_or(|found| found == *direction)
@@ -146,10 +147,10 @@ fn refused_by_events(
     }
     // An event that tells of no access is called a write at 0.
     let first = match first.and_then(|first| first.address) {
-        Some(address) => Fault { source: area.stream, address, code, direction: *direction },
-        None => Fault { source: area.stream, address: 0, code, direction: Direction::Write },
+        Some(address) => Fault { source: area.stream.id, address, code, direction: *direction, pasid: None },
+        None => Fault { source: area.stream.id, address: 0, code, direction: Direction::Write, pasid: None },
     };
-    let Fault { source, address, code, direction } = first;
+    let Fault { source, address, code, direction, .. } = first;
     if expected != format!("blocked: {direction} of {source:#x} at {address:#x}, reason {code:#x}") {
         return Err(Mismatch::at(slice.end().line, expected, first));
     }
@@ -164,7 +165,7 @@ fn refused_by_events(
 fn aborted(transfer: &Transfer, slice: &Slice<'_>) -> Result<(), Mismatch> {
     no_fault_recorded(slice)?;
     each_access(transfer, slice, "an abort in silence", None, |access, address| {
-        let (source, address) = (transfer.area.stream, Some(address));
+        let (source, address) = (transfer.area.stream.id, Some(address));
         *access == Access::Refused(Refusal { source, address, code: None, direction: None, domain: None })
     })
 }
@@ -176,10 +177,10 @@ fn dropped(transfer: &Transfer, slice: &Slice<'_>, history: &History) -> Result<
     no_fault_recorded(slice)?;
     each_access(transfer, slice, "a cached entry without permission", None, |access, address| match access {
         Access::Translated(found @ Translation { cached: true, .. }) => {
-            (found.source, found.iova, found.domain) == (area.stream, address, domain) && !found.permits(*direction)
+            (found.source, found.iova, found.domain) == (area.stream.id, address, domain) && !found.permits(*direction)
         }
         Access::Refused(refusal) => {
-            let (source, address, direction) = (area.stream, Some(address), Some(*direction));
+            let (source, address, direction) = (area.stream.id, Some(address), Some(*direction));
             *refusal == Refusal { source, address, code: None, direction, domain: Some(domain) }
         }
         _ => false,
@@ -196,13 +197,13 @@ fn each_access(
 ) -> Result<(), Mismatch> {
     let Transfer { area, direction, .. } = transfer;
     let reason = code.map_or(String::new(), |code| format!(", reason {code:#x}"));
-    let due = |address: u64| format!("{what}, {direction} of {:#x} at {address:#x}{reason}", area.stream);
+    let due = |address: u64| format!("{what}, {direction} of {} at {address:#x}{reason}", area.stream);
     let mut addresses = Accesses::of(area.span);
     for (line, access) in slice.accesses() {
         match addresses.next() {
             Some(address) if right(&access, address) => {}
             Some(address) => return Err(Mismatch::at(line, due(address), access)),
-            None => return Err(Mismatch::at(line, format!("no further access of {:#x}", area.stream), access)),
+            None => return Err(Mismatch::at(line, format!("no further access of {}", area.stream), access)),
         }
     }
     match addresses.next() {

@@ -4,7 +4,7 @@ use super::history::History;
 use super::mismatch::Mismatch;
 use super::slices::Slice;
 use crate::dialect::Dialect;
-use crate::event::{Invalidation, Span, What};
+use crate::event::{Invalidation, Span, Stream, What};
 use crate::record::Area;
 
 /// Whether the TLB invalidations before the wait that ended `slice` cover `area`, in the domain of its stream.
@@ -13,9 +13,16 @@ pub fn check(area: &Area, slice: &Slice<'_>, dialect: Dialect, history: &History
         return Err(Mismatch::plain("the record does not say which memory was behind the range"));
     }
     let domain = history.domain_of(area.stream)?;
+    // Whoever leads there reaches it no more: the entries of each PASID are told by that.
+    history.streams_of(domain).try_for_each(|stream| covered(area, stream, domain, slice, dialect))
+}
+
+fn covered(area: &Area, stream: Stream, domain: u16, slice: &Slice<'_>, dialect: Dialect) -> Result<(), Mismatch> {
     let reaches = |what: What| match what {
-        What::Invalidation(Invalidation::Tlb { domains, stage, range })
-            if domains.reach(Some(domain)) && stage.is_none_or(|stage| stage == dialect.stage()) =>
+        What::Invalidation(Invalidation::Tlb { domains, stage, range, pasid })
+            if domains.reach(Some(domain))
+                && stage.is_none_or(|stage| stage == dialect.stage())
+                && pasid.is_none_or(|pasid| pasid == stream.pasid.unwrap_or(0)) =>
         {
             Some(range.unwrap_or(Span { first: 0, last: u64::MAX }))
         }
@@ -27,7 +34,9 @@ pub fn check(area: &Area, slice: &Slice<'_>, dialect: Dialect, history: &History
         None => Ok(()),
         Some(address) => {
             let expected = format!("{} that covers {}", dialect.name_of_range(domain), area.span);
-            Err(Mismatch::at(slice.end().line, expected, format!("none of {address:#x} before the wait")))
+            let shown = format!("none of {address:#x} before the wait");
+            let mismatch = Mismatch::at(slice.end().line, expected, shown);
+            Err(if stream == area.stream { mismatch } else { mismatch.because(format_args!("{stream} leads there")) })
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::event::Stage;
 pub fn required(change: Change, stage: Stage) -> Vec<Vec<Step>> {
     let confirmed = |step: Step| [step, Step::Wait];
     let attach = |cache: Step| match cache {
-        Step::StreamCache => [confirmed(cache), confirmed(cache)].concat(),
+        Step::StreamCache(_) => [confirmed(cache), confirmed(cache)].concat(),
         _ => confirmed(cache).to_vec(),
     };
     let detach = |cache: Step, domain| [confirmed(cache), confirmed(Step::Tlb(domain, stage))].concat();
@@ -29,8 +29,8 @@ pub fn required(change: Change, stage: Stage) -> Vec<Vec<Step>> {
         Change::Detach(domain) => detach(cache, domain),
     };
     match stage {
-        Stage::First => vec![of(Step::StreamCache), of(Step::PasidCache(None))],
-        Stage::Second => vec![of(Step::StreamCache)],
+        Stage::First => vec![of(Step::StreamCache(None)), of(Step::PasidCache(None))],
+        Stage::Second => vec![of(Step::StreamCache(None))],
     }
 }
 
@@ -38,7 +38,7 @@ pub fn required(change: Change, stage: Stage) -> Vec<Vec<Step>> {
 pub fn name(step: Step) -> String {
     let of = |domain: Option<u16>, tag| domain.map_or(String::new(), |domain| format!(" of {tag} {domain:#x}"));
     match step {
-        Step::StreamCache => "CMD_CFGI_STE".into(),
+        Step::StreamCache(_) => "CMD_CFGI_STE".into(),
         Step::PasidCache(_) => "CMD_CFGI_CD".into(),
         Step::Tlb(domain, Stage::First) => format!("TLB invalidation{}", of(domain, "ASID")),
         Step::Tlb(domain, Stage::Second) => format!("TLB invalidation{}", of(domain, "VMID")),

@@ -356,17 +356,19 @@ impl Reader {
     /// Something to forget; every other line is of no matter.
     fn invalidation(&mut self, line: usize, name: &str, rest: &str) -> Option<()> {
         let id = |pattern| scan::<1>(rest, pattern).and_then(|[id]| u32::try_from(id).ok());
-        let tlb = |domains, stage, range| Invalidation::Tlb { domains, stage, range };
+        let tlb = |domains, stage, range| Invalidation::Tlb { domains, stage, range, pasid: None };
         let mut also = None;
         let invalidation = match name {
-            "smmuv3_cmdq_cfgi_ste" => Invalidation::StreamCache { id: id("streamid= {}")?, ignored: 0 },
+            "smmuv3_cmdq_cfgi_ste" => {
+                Invalidation::StreamCache { id: id("streamid= {}")?, ignored: 0, domains: Domains::All }
+            }
             "smmuv3_cmdq_cfgi_ste_range" => {
                 let [first, last] = scan(rest, "start={} - end={}")?;
                 let (id, ignored) = (u32::try_from(first).ok()?, u32::try_from(last.checked_sub(first)?).ok()?);
                 (ignored & ignored.wrapping_add(1) == 0 && id & ignored == 0).then_some(())?;
                 // Of all streams it is CMD_CFGI_ALL, which is about descriptors as well.
                 also = (ignored == u32::MAX).then_some(Invalidation::PasidCacheOf { id, ignored });
-                Invalidation::StreamCache { id, ignored }
+                Invalidation::StreamCache { id, ignored, domains: Domains::All }
             }
             "smmuv3_cmdq_cfgi_cd" => Invalidation::PasidCacheOf { id: id("sid={}")?, ignored: 0 },
             "smmu_iotlb_inv_all" => tlb(Domains::All, None, None),
@@ -420,7 +422,7 @@ fn range_invalidation(rest: &str) -> Option<Option<Invalidation>> {
         _ => return None,
     };
     let stage = Some(if stage == 1 { Stage::First } else { Stage::Second });
-    Some(domains.map(|domains| Invalidation::Tlb { domains, stage, range }))
+    Some(domains.map(|domains| Invalidation::Tlb { domains, stage, range, pasid: None }))
 }
 
 /// What an entry does not let through, where that is one of the two.

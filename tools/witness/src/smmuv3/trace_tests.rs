@@ -75,18 +75,18 @@ fn aborts() {
 
 #[test]
 fn commands() {
-    let tlb = |domains, stage, range| What::Invalidation(Invalidation::Tlb { domains, stage, range });
+    let tlb = |domains, stage, range| What::Invalidation(Invalidation::Tlb { domains, stage, range, pasid: None });
     let (first, second) = (Some(Stage::First), Some(Stage::Second));
     let pages = |len| Span::from_len(0x20_0060_0000, len);
     for (line, expected) in [
         (
             "smmuv3_cmdq_cfgi_ste streamid= 0x108",
-            vec![What::Invalidation(Invalidation::StreamCache { id: 0x108, ignored: 0 })],
+            vec![What::Invalidation(Invalidation::StreamCache { id: 0x108, ignored: 0, domains: Domains::All })],
         ),
         ("smmuv3_cmdq_cfgi_cd sid=0x20", vec![What::Invalidation(Invalidation::PasidCacheOf { id: 0x20, ignored: 0 })]),
         (
             "smmuv3_cmdq_cfgi_ste_range start=0x20 - end=0x27",
-            vec![What::Invalidation(Invalidation::StreamCache { id: 0x20, ignored: 7 })],
+            vec![What::Invalidation(Invalidation::StreamCache { id: 0x20, ignored: 7, domains: Domains::All })],
         ),
         ("smmu_iotlb_inv_all IOTLB invalidate all", vec![tlb(Domains::All, None, None)]),
         ("smmu_iotlb_inv_asid_vmid IOTLB invalidate asid=7 vmid=0", vec![tlb(Domains::One(7), first, None)]),

@@ -6,18 +6,22 @@
 //! the unit are kept out. A line that begins like one of these and then does not read like it is a problem.
 
 use super::descriptor::{decode, is_pasid_cache};
+use crate::dialect::Mode;
 use crate::event::{Access, Direction, Domains, Event, Fault, Invalidation, Setup, Span, Trace, Translation, What};
 use crate::format::{scan, without_stamp};
 
 /// Address bits of a page table entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// What QEMU 10.0 does without a word.
+const UNSEEN: Invalidation = Invalidation::PasidCache { domains: Domains::Unseen, pasid: None };
+
 /// Offset bits in a page of 4 KiB, 2 MiB and 1 GiB.
 const PAGES: [u64; 3] = [(1 << 12) - 1, (1 << 21) - 1, (1 << 30) - 1];
 
-/// The events in `text`.
-pub fn read(text: &str) -> Trace {
-    let mut reader = Reader::default();
+/// The events in `text`, of a unit in `mode`.
+pub fn read(text: &str, mode: Mode) -> Trace {
+    let mut reader = Reader { mode, trace: Trace::default(), entry: None, fetched: None, names_pasid_cache: false };
     for (at, line) in text.lines().enumerate() {
         if reader.line(at + 1, without_stamp(line)).is_none() {
             reader.problem(at + 1, "an event that does not read as it should", line);
@@ -39,8 +43,8 @@ struct Entry {
     cached: bool,
 }
 
-#[derive(Default)]
 struct Reader {
+    mode: Mode,
     trace: Trace,
     entry: Option<Entry>,
     /// The line that fetched a descriptor, until the descriptor itself shows.
@@ -67,7 +71,7 @@ impl Reader {
             "vtd_dmar_translate" => What::Access(Access::Translated(self.translation(rest)?)),
             "vtd_dmar_fault" => {
                 let [source, code, address, write] = scan(rest, "sid {} fault {} addr {} write {}")?;
-                What::Access(Access::Fault(fault(source, code, address, write)?))
+                What::Access(Access::Fault(fault(source, code, address, write, None)?))
             }
             "vtd_fault_disabled" => What::Access(Access::Odd("an access refused without a fault, as told (FPD)")),
             "vtd_translate_pt" => What::Access(Access::Odd("an access passed through untranslated")),
@@ -85,7 +89,7 @@ impl Reader {
                 let [high, low] = scan(rest, "invalidate desc type {w} high {} low {}")?;
                 self.fetched = None;
                 self.names_pasid_cache |= is_pasid_cache(low);
-                let Some(invalidation) = decode(low, high) else { return Some(()) };
+                let Some(invalidation) = decode(low, high, self.mode) else { return Some(()) };
                 What::Invalidation(invalidation)
             }
             "vtd_inv_desc_wait_sw" => {
@@ -99,8 +103,9 @@ impl Reader {
                 What::Setup(Setup::Queue)
             }
             "vtd_reg_dmar_root" => {
-                let [_, _] = scan(rest, "addr {} scalable {}")?;
-                What::Setup(Setup::Tables)
+                let [_, scalable] = scan(rest, "addr {} scalable {}")?;
+                let right = (scalable != 0) == (self.mode != Mode::Legacy);
+                What::Setup(if right { Setup::Tables } else { Setup::Trouble("a root table of another mode") })
             }
             "vtd_dmar_enable" => {
                 let [on] = scan(rest, "enable {}")?;
@@ -149,7 +154,7 @@ impl Reader {
     /// QEMU 10.0 fetches and executes PASID-cache descriptors without a word. It does so with no others.
     fn untraced_descriptor(&mut self) {
         if let Some(line) = self.fetched.take() {
-            self.push(line, What::Invalidation(Invalidation::PasidCache(Domains::Unseen)));
+            self.push(line, What::Invalidation(UNSEEN));
         }
     }
 
@@ -157,7 +162,7 @@ impl Reader {
         self.lone_entry();
         self.untraced_descriptor();
         if self.names_pasid_cache {
-            let unseen = What::Invalidation(Invalidation::PasidCache(Domains::Unseen));
+            let unseen = What::Invalidation(UNSEEN);
             self.trace.events.retain(|event| event.what != unseen);
         }
         self.trace
@@ -168,19 +173,29 @@ fn source_id(bus: u64, device: u64, function: u64) -> Option<u32> {
     (bus < 256 && device < 32 && function < 8).then_some((bus << 8 | device << 3 | function) as u32)
 }
 
-fn fault(source: u64, code: u64, address: u64, write: u64) -> Option<Fault> {
+fn fault(source: u64, code: u64, address: u64, write: u64, pasid: Option<u32>) -> Option<Fault> {
     let direction = if write == 0 { Direction::Read } else { Direction::Write };
-    Some(Fault { source: u32::try_from(source).ok()?, address, code: u32::try_from(code).ok()?, direction })
+    Some(Fault { source: u32::try_from(source).ok()?, address, code: u32::try_from(code).ok()?, direction, pasid })
 }
 
-/// A fault recording register (section 11.4.14). Both of its type bits clear are a write, T1 alone is a read.
+/// The PASID that QEMU records for a fault of a request with `pasid`: none where it did not come to the tables of pages,
+/// and else 16 bits of it.
+pub fn recorded_pasid(code: u32, pasid: Option<u32>) -> Option<u32> {
+    let of_structures = matches!(code, 0x01..=0x03 | 0x08..=0x0b | 0x30..=0x6f);
+    pasid.filter(|_| !of_structures).map(|pasid| pasid & 0xffff)
+}
+
+/// A fault recording register (section 11.4.14). Both of its type bits clear are a write, T1 alone is a read; the PASID
+/// counts where PP is set.
 fn recorded(high: u64, low: u64) -> Option<Fault> {
     let write = match (high >> 62 & 1, high >> 28 & 1) {
         (0, 0) => 1,
         (1, 0) => 0,
         _ => return None,
     };
-    fault(high & 0xffff, high >> 32 & 0xff, low & !0xfff, write)
+    // QEMU 10.0 gives requests without one that of the entry that stands for them.
+    let pasid = (high >> 31 & 1 == 1).then_some((high >> 40 & 0xf_ffff) as u32).filter(|pasid| *pasid != 0);
+    fault(high & 0xffff, high >> 32 & 0xff, low & !0xfff, write, pasid)
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 use super::*;
 use crate::event::Stage;
 
+fn in_scalable(text: &str) -> Trace {
+    read(text, Mode::Scalable(Stage::Second))
+}
+
 fn events(text: &str) -> Vec<What> {
-    let trace = read(text);
+    let trace = in_scalable(text);
     assert_eq!(trace.problems, Vec::<String>::new());
     trace.events.iter().map(|event| event.what).collect()
 }
@@ -37,11 +41,11 @@ fn faults_as_they_happen_and_as_they_are_recorded() {
 vtd_frr_new index 0 high 0x4000007180000020 low 0x2000600000
 ",
     );
-    let fault = Fault { source: 0x20, address: 0x20_0060_0004, code: 0x71, direction: Direction::Read };
+    let fault = Fault { source: 0x20, address: 0x20_0060_0004, code: 0x71, direction: Direction::Read, pasid: None };
     let page = Fault { address: 0x20_0060_0000, ..fault };
     assert_eq!(found, [What::Access(Access::Fault(fault)), What::Recorded(page)]);
     // Of a kind that is neither a read nor a write.
-    assert_eq!(read("vtd_frr_new index 0 high 0x10000020 low 0x0\n").problems.len(), 1);
+    assert_eq!(in_scalable("vtd_frr_new index 0 high 0x10000020 low 0x0\n").problems.len(), 1);
 }
 
 #[test]
@@ -51,17 +55,22 @@ fn descriptors_traced_or_not() {
     let pasid = "vtd_inv_desc invalidate desc type pasid-cache high 0x0 low 0x20017\n";
     let wait = "vtd_inv_desc invalidate desc type wait high 0x36a000 low 0x100000025
 vtd_inv_desc_wait_sw wait invalidate status write addr 0x36a000 data 0x1\n";
-    let removes = What::Invalidation(Invalidation::Tlb { domains: Domains::One(2), stage: None, range: None });
-    let unseen = What::Invalidation(Invalidation::PasidCache(Domains::Unseen));
-    let named = What::Invalidation(Invalidation::PasidCache(Domains::One(2)));
+    let removes =
+        What::Invalidation(Invalidation::Tlb { domains: Domains::One(2), stage: None, range: None, pasid: None });
+    let unseen = What::Invalidation(UNSEEN);
+    let named = What::Invalidation(Invalidation::PasidCache { domains: Domains::One(2), pasid: Some(0) });
     assert_eq!(events(&format!("{head}{head}{tlb}{head}{wait}")), [unseen, removes, What::Wait(1)]);
     assert_eq!(events(&format!("{head}{tlb}{head}{wait}")), [removes, What::Wait(1)]);
     assert_eq!(events(&format!("{head}{tlb}{head}")), [removes, unseen], "the last one");
     // Where QEMU traces them, a descriptor without a trace is none.
     assert_eq!(events(&format!("{head}{head}{pasid}{head}{wait}")), [named, What::Wait(1)]);
     // Those of the first stage.
-    let of_first =
-        What::Invalidation(Invalidation::Tlb { domains: Domains::One(2), stage: Some(Stage::First), range: None });
+    let of_first = What::Invalidation(Invalidation::Tlb {
+        domains: Domains::One(2),
+        stage: Some(Stage::First),
+        range: None,
+        pasid: Some(0),
+    });
     assert_eq!(events("vtd_inv_desc invalidate desc type p-iotlb high 0x0 low 0x20026\n"), [of_first]);
 }
 
@@ -78,7 +87,7 @@ fn stamped_lines() {
 fn lines_that_contradict_each_other() {
     let entry = "vtd_iotlb_page_update IOTLB page update sid 0x20 iova 0x1010 slpte 0x370003 domain 0x2\n";
     let leads = "vtd_dmar_translate dev 00:04.00 iova 0x1000 -> gpa 0x370000 mask 0xfff\n";
-    assert!(read(&format!("{entry}{leads}")).problems.is_empty());
+    assert!(in_scalable(&format!("{entry}{leads}")).problems.is_empty());
     for wrong in [
         leads.to_owned(),
         entry.to_owned(),
@@ -89,7 +98,7 @@ fn lines_that_contradict_each_other() {
         format!("{entry}{}", leads.replace("gpa 0x370000", "gpa 0x371000")),
         format!("{entry}{}", leads.replace("mask 0xfff", "mask 0x1fff")),
     ] {
-        assert_eq!(read(&wrong).problems.len(), 1, "{wrong}");
+        assert_eq!(in_scalable(&wrong).problems.len(), 1, "{wrong}");
     }
 }
 
@@ -104,6 +113,6 @@ fn lines_that_make_no_sense() {
         "vtd_inv_desc_wait_sw wait invalidate status write addr 0x36a000 data",
         "vtd_switch_address_space Device 00:40.0 switching address space (iommu enabled=1)",
     ] {
-        assert_eq!(read(&format!("{wrong}\n")).problems.len(), 1, "{wrong}");
+        assert_eq!(in_scalable(&format!("{wrong}\n")).problems.len(), 1, "{wrong}");
     }
 }
