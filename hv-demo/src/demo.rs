@@ -1,14 +1,16 @@
 //! What the demo does once the platform stands: find the functions, bring the IOMMUs up, run the scenario.
 
 use crate::arch::iommu::Iommus;
-use crate::checks::Device;
+use crate::checks::{Device, Engine};
 use crate::cmdline::CommandLine;
+use crate::doorbell::Doorbell;
 use crate::edu::Edu;
 use crate::function::ConfigSpace;
 use crate::hal::map_registers;
 use crate::pci::{Ecam, PciFunction};
 use crate::platform::{PciHost, Platform};
 use crate::report::Report;
+use crate::scenario::Scenario;
 use crate::{arch, crash, memory, pci, scenario};
 use alloc::format;
 use alloc::string::String;
@@ -16,7 +18,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use iommu_core::device::{self as core_device, DeviceConfig};
 use iommu_core::group::Group;
-use iommu_core::hw::{Prot, StreamId};
+use iommu_core::hw::{Prot, Stream, StreamId};
 use iommu_core::region::{RegionKind, ReservedRegion};
 use iommu_core::sync;
 use iommu_discovery::Sbdf;
@@ -43,7 +45,7 @@ pub fn kernel_main(platform: Platform) -> ! {
 
 fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), String> {
     let cmdline = CommandLine::new(platform.cmdline);
-    let stage = scenario::stage_of(name).ok_or_else(|| format!("there is no scenario {name}"))?;
+    let scenario = Scenario::named(name).ok_or_else(|| format!("there is no scenario {name}"))?;
     print_platform(platform);
 
     let mut ecam = Ecam::default();
@@ -89,7 +91,7 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
     let groups = topology.groups().map_err(|error| format!("groups: {error}"))?;
     // As the core has them: functions that cannot be kept apart have one owner.
     let mut owned: Vec<(GroupId, Group)> = Vec::new();
-    let mut devices: Vec<Device> = Vec::new();
+    let mut devices: Vec<(Device, Vec<StreamId>)> = Vec::new();
     for (name, function) in NAMES.into_iter().zip([first, second, third, fourth]) {
         let serving = iommus.unit_of(&topology, function.sbdf()).ok_or("no unit serves a function")?;
         if !Arc::ptr_eq(serving, unit) {
@@ -100,14 +102,18 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
             stream.ok_or_else(|| format!("{name}: no unit sees its DMA as {id}"))
         };
         let streams: Vec<StreamId> = topology.aliases(function.sbdf()).map(stream_of).collect::<Result<_, _>>()?;
-        let space = Arc::new(ConfigSpace::new(ecam.clone(), (*function).clone()));
-        // SAFETY: firmware gave the BARs their addresses; this is the one driver; and translation is on, so that the
-        // function's DMA reaches what it is given and nothing else.
-        let edu = unsafe {
+        let space = ConfigSpace::new(ecam.clone(), (*function).clone());
+        // SAFETY: firmware gave the BARs their addresses; this is the one driver; reading an edu's registers does
+        // nothing; and translation is on, so that the function's DMA reaches what it is given and nothing else.
+        let (edu, doorbell) = unsafe {
             function.set_memory_decoding(&*ecam, true);
             space.let_loose();
-            Edu::new(function).map_err(|error| format!("{name}: {error}"))?
+            (Edu::new(function).map_err(|error| format!("{name}: {error}"))?, Doorbell::find(function))
         };
+        if doorbell.is_some() {
+            println!("{name} has a doorbell for requests with a PASID");
+        }
+        let space = Arc::new(space.with_doorbell(doorbell));
         println!("{name} is {}, identification {:#x}", function.sbdf(), edu.identification());
         report.state(&format!("{name} answers"), true, edu.is_alive());
         let stream = stream_of(topology.dma_id(function.sbdf()))?;
@@ -138,18 +144,20 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
             },
         );
         let assigned = assigned.map_err(|error| format!("{name}: {error}"))?;
-        devices.push(Device { name, edu, stream, streams, assigned, space, held: Vec::new() });
+        let (engine, stream, assigned) = (Engine::Edu(edu), Stream::function(stream), Arc::new(assigned));
+        devices.push((Device { name, engine, stream, assigned, space, held: Vec::new() }, streams));
     }
     // Firmware may fold requesters into one stream; such functions can have one owner only.
-    let apart = |one: &Device, other: &Device| one.streams.iter().all(|stream| !other.streams.contains(stream));
-    let pairs = || devices.iter().enumerate().flat_map(|(at, one)| devices[..at].iter().map(move |other| (one, other)));
-    if let Some((one, other)) = pairs().find(|(one, other)| !apart(one, other)) {
+    let mut pairs =
+        devices.iter().enumerate().flat_map(|(at, one)| devices[..at].iter().map(move |other| (one, other)));
+    if let Some(((one, _), (other, _))) = pairs.find(|((_, one), (_, other))| one.iter().any(|id| other.contains(id))) {
         return Err(format!("{} and {} are the same stream to their unit", other.name, one.name));
     }
+    let devices: Vec<Device> = devices.into_iter().map(|(device, _)| device).collect();
     let devices = devices.try_into().map_err(|_| "four devices")?;
 
     scenario::check_options(&**unit, cmdline, report);
-    scenario::run(unit, stage, devices, report);
+    scenario.run(unit, devices, report);
     Ok(())
 }
 

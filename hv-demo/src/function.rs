@@ -1,20 +1,33 @@
 //! A function of the machine as the core sees it: whether it may do DMA at all.
 
+use crate::doorbell::Doorbell;
 use crate::pci::{Ecam, PciFunction};
 use alloc::sync::Arc;
 use iommu_core::device::{Feature, Features, Function};
-use iommu_core::hw::HwError;
+use iommu_core::hw::{HwError, Pasid};
 
 /// The configuration space of one function.
 pub struct ConfigSpace {
     ecam: Arc<Ecam>,
     function: PciFunction,
+    /// Where the function has one, in place of a PASID capability.
+    doorbell: Option<Arc<Doorbell>>,
 }
 
 impl ConfigSpace {
     /// That of `function`, which lies in `ecam`.
     pub fn new(ecam: Arc<Ecam>, function: PciFunction) -> Self {
-        Self { ecam, function }
+        Self { ecam, function, doorbell: None }
+    }
+
+    /// The same of a function with this doorbell.
+    pub fn with_doorbell(self, doorbell: Option<Doorbell>) -> Self {
+        Self { doorbell: doorbell.map(Arc::new), ..self }
+    }
+
+    /// The function's doorbell.
+    pub fn doorbell(&self) -> Option<&Arc<Doorbell>> {
+        self.doorbell.as_ref()
     }
 
     /// Lets the function do DMA although it is attached to nothing, so that what a check sees refused is refused by the
@@ -30,13 +43,20 @@ impl ConfigSpace {
 }
 
 impl Function for ConfigSpace {
-    /// None of those of the demo has any.
+    /// PASIDs where there is a doorbell, all that the bus has; nothing else.
     fn features(&self) -> Features {
-        Features::default()
+        let pasid_bits = if self.doorbell.is_some() { Pasid::BITS as u8 } else { 0 };
+        Features { pasid_bits, ..Features::default() }
     }
 
-    fn set_feature(&self, _: Feature, _: bool) -> Result<(), HwError> {
-        Err(HwError::Unsupported("features of functions"))
+    fn set_feature(&self, feature: Feature, on: bool) -> Result<(), HwError> {
+        match (&self.doorbell, feature) {
+            (Some(doorbell), Feature::Pasid) => {
+                doorbell.set_pasids(on);
+                Ok(())
+            }
+            _ => Err(HwError::Unsupported("this feature of the function")),
+        }
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), HwError> {

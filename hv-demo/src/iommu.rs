@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{self, AccessKind, Fault, HwError, Stage};
+use iommu_core::hw::{self, AccessKind, Fault, HwError, Pasid, Stage, Stream};
 
 /// A unit of the demo.
 pub trait DemoUnit: hw::Unit {
@@ -24,9 +24,10 @@ pub trait DemoUnit: hw::Unit {
     /// Calls `visit` with the name and first frame of everything that the unit reads, its tables and queues.
     fn for_each_structure(&self, visit: &mut dyn FnMut(&dyn fmt::Display, PhysAddr));
 
-    /// The faults by which this hardware reports that it refused `access` to the `len` bytes from `iova` on, in order;
-    /// none where it does so silently.
-    fn reports_of(&self, refusal: Refusal, access: AccessKind, iova: Iova, len: usize) -> Vec<Reported>;
+    /// The faults by which this hardware reports that it refused `access` of `stream` to the `len` bytes from `iova` on,
+    /// in order; none where it does so silently.
+    fn reports_of(&self, refusal: Refusal, stream: Stream, access: AccessKind, iova: Iova, len: usize)
+    -> Vec<Reported>;
 
     /// Whether this hardware drops a write without a fault where a cached translation by this stage forbids it.
     fn drops_cached_refusals(&self, stage: Stage) -> bool;
@@ -36,7 +37,7 @@ pub trait DemoUnit: hw::Unit {
     fn option_effect(&self, key: &str, value: &str) -> Option<(String, String)>;
 }
 
-/// A fault as hardware reports it, but for its stream.
+/// A fault as hardware reports it, but for its requester.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reported {
     /// The reason, as the architecture numbers them.
@@ -45,12 +46,14 @@ pub struct Reported {
     pub iova: Iova,
     /// What the device tried, as far as hardware records that.
     pub access: AccessKind,
+    /// The PASID of the request, as far as hardware records that.
+    pub pasid: Option<Pasid>,
 }
 
 impl Reported {
     /// What `fault` says.
     pub fn of(fault: &Fault) -> Self {
-        Self { code: fault.code, iova: fault.iova, access: fault.access }
+        Self { code: fault.code, iova: fault.iova, access: fault.access, pasid: fault.stream.pasid }
     }
 }
 
@@ -61,6 +64,10 @@ pub enum Refusal {
     NothingAttached,
     /// The requester is not attached.
     NotAttached,
+    /// The requester is attached, but no PASID near this one ever was.
+    NothingAttachedByPasid,
+    /// The requester is attached, and this PASID of it is not.
+    PasidNotAttached,
     /// Nothing is mapped there.
     NotMapped(Stage, AccessKind),
     /// The mapping does not allow a write.

@@ -25,6 +25,8 @@ mod crash;
 #[cfg(target_os = "none")]
 mod demo;
 #[cfg(target_os = "none")]
+mod doorbell;
+#[cfg(target_os = "none")]
 mod edu;
 #[cfg(target_os = "none")]
 mod function;

@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 use iommu_core::Error;
 use iommu_core::addr::{Iova, IovaRange, PAGE_SIZE, PhysExtent};
 use iommu_core::group::OwnerId;
-use iommu_core::hw::{Prot, Stage, Unit};
+use iommu_core::hw::{Pasid, Prot, Stage, Unit};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig, Placement};
 use iommu_core::pages::{Memory, MemoryError, Pages};
+use iommu_core::pasid::{PasidSet, PasidSpace};
 use iommu_core::quota::{Account, Amounts};
 
 /// Guest-physical addresses, the same in every partition but for the private pages. None of them is the physical address
@@ -28,6 +29,8 @@ pub mod address {
     pub const RED: u64 = 0x20_0050_0000;
     /// Blue's private page.
     pub const BLUE: u64 = 0x20_0051_0000;
+    /// Green's private page.
+    pub const GREEN: u64 = 0x20_0052_0000;
     /// What is mapped and unmapped.
     pub const CHANGING: u64 = 0x20_0060_0000;
     /// 1 GiB.
@@ -159,6 +162,9 @@ impl Buffer {
     }
 }
 
+/// How many PASIDs a partition may have.
+const PASIDS: u32 = 2;
+
 /// What a partition may have in objects of the core: an address space, a domain, its functions, and memory.
 const OBJECTS: u64 = 16;
 
@@ -176,6 +182,8 @@ pub struct Partition {
     pub owner: OwnerId,
     /// What it may use.
     pub account: Account,
+    /// Its PASIDs, where the machine has any.
+    pasids: Option<PasidSet>,
     // Before the address space: it leaves that first.
     hwpt: Hwpt,
     ioas: Ioas,
@@ -194,7 +202,8 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition with all its memory mapped in a domain of `unit`; `private` is where its private page lies.
+    /// A partition with all its memory mapped in a domain of `unit`; `private` is where its private page lies. Its parts
+    /// of functions have PASIDs of `pasids`.
     ///
     /// # Errors
     ///
@@ -205,6 +214,7 @@ impl Partition {
         unit: &Arc<dyn DemoUnit>,
         stage: Stage,
         private: u64,
+        pasids: Option<&PasidSpace>,
     ) -> Result<Self, Error> {
         let memory = |buffer: Option<Buffer>| buffer.ok_or(Error::OutOfMemory);
         let page = memory(Buffer::contiguous(address::PAGE, 0, Prot::READ_WRITE))?;
@@ -215,14 +225,42 @@ impl Partition {
         let private = memory(Buffer::contiguous(private, 0, Prot::READ_WRITE))?;
         let own = [&page, &large, &huge, &scattered, &read_only, &private];
         let pinned = own.iter().map(|buffer| buffer.len()).sum::<u64>() + SPARE;
-        let limits = Amounts { pinned, metadata: RECORDS, objects: OBJECTS, pasids: 0 };
+        let limits = Amounts { pinned, metadata: RECORDS, objects: OBJECTS, pasids: PASIDS.into() };
 
         let account = Account::new(limits)?;
         let ioas = Ioas::new(IoasConfig { account: Some(account.clone()), ..IoasConfig::default() })?;
         let unit: Arc<dyn Unit> = unit.clone();
-        let hwpt = Hwpt::new(&ioas, &unit, HwptConfig::new(stage))?;
+        let hwpt = Hwpt::new(&ioas, &unit, HwptConfig { pasid: pasids.is_some(), ..HwptConfig::new(stage) })?;
+        let pasids = pasids.map(|space| space.set(PASIDS, Some(&account))).transpose()?;
         own.iter().try_for_each(|buffer| map(&account, &ioas, buffer))?;
-        Ok(Self { name, owner, account, hwpt, ioas, page, large, huge, scattered, read_only, private })
+        Ok(Self { name, owner, account, pasids, hwpt, ioas, page, large, huge, scattered, read_only, private })
+    }
+
+    /// Its PASIDs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where the machine has none.
+    pub fn pasids(&self) -> Result<&PasidSet, Error> {
+        self.pasids.as_ref().ok_or(Error::Unsupported("PASIDs"))
+    }
+
+    /// Takes this very PASID for the partition.
+    ///
+    /// # Errors
+    ///
+    /// What the core says.
+    pub fn take_pasid(&self, pasid: Pasid) -> Result<(), Error> {
+        self.pasids()?.alloc(pasid, pasid, None).map(|_| ())
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    ///
+    /// What the core says.
+    pub fn give_back(&self, pasid: Pasid) -> Result<(), Error> {
+        self.pasids()?.free(pasid)
     }
 
     /// The domain, for attaching functions.

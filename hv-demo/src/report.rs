@@ -1,7 +1,7 @@
 //! Results: a line for people on the console, and a record for the witness, one each a check.
 //!
 //! A record is a JSON object in one line. Its `kind` says which fields have a meaning; all checks have `check`,
-//! `stream`, `iova`, `length`, `expected`, `seen`, `fault` and `passed`, null where they do not apply. Numbers that are
+//! `stream`, `pasid`, `iova`, `length`, `expected`, `seen`, `fault` and `passed`, null where they do not apply. Numbers that are
 //! addresses, ids or codes are strings in hexadecimal. `begin` and `end` are status data of wait descriptors (markers)
 //! that were complete right before and right after: what the check is about happened in between, and nothing else.
 //!
@@ -16,7 +16,7 @@
 
 use core::fmt::{self, Display};
 use iommu_core::addr::PhysExtent;
-use iommu_core::hw::{Fault, StreamId};
+use iommu_core::hw::{Fault, Pasid, Stream};
 
 /// Checks passed and failed.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub struct Entry<'a> {
     /// The check's name. Without quotes and backslashes: it stands in a record as it is.
     pub check: &'a str,
     /// Whose DMA, as the IOMMU sees it.
-    pub stream: Option<StreamId>,
+    pub stream: Option<Stream>,
     /// Where.
     pub iova: Option<u64>,
     /// How much, in bytes.
@@ -73,12 +73,13 @@ impl Report {
         }
         record!(
             concat!(
-                r#"{{"kind":"{}","check":"{}","stream":{},"iova":{},"length":{},"access":{},"#,
+                r#"{{"kind":"{}","check":"{}","stream":{},"pasid":{},"iova":{},"length":{},"access":{},"#,
                 r#""expected":"{}","seen":"{}","fault":{},"frames":{},"begin":{},"end":{},"passed":{}}}"#
             ),
             entry.kind,
             entry.check,
-            Json(entry.stream.map(|stream| Hex(stream.get().into()))),
+            Json(entry.stream.map(|stream| Hex(stream.id.get().into()))),
+            Json(entry.stream.and_then(|stream| stream.pasid).map(of_pasid)),
             Json(entry.iova.map(Hex)),
             Json(entry.length),
             Json(entry.access.map(Text)),
@@ -133,6 +134,10 @@ impl Display for Hex {
     }
 }
 
+fn of_pasid(pasid: Pasid) -> Hex {
+    Hex(pasid.get().into())
+}
+
 /// A word as a JSON string.
 struct Text<'a>(&'a str);
 
@@ -150,8 +155,9 @@ impl Display for FaultRecord<'_> {
         let Fault { stream, iova, code, access, .. } = self.0;
         write!(
             f,
-            r#"{{"stream":{},"iova":{},"code":{},"access":"{access}"}}"#,
+            r#"{{"stream":{},"pasid":{},"iova":{},"code":{},"access":"{access}"}}"#,
             Hex(stream.id.get().into()),
+            Json(stream.pasid.map(of_pasid)),
             Hex(iova.get()),
             Hex((*code).into()),
         )

@@ -1,6 +1,7 @@
 //! What a change takes away is gone at once, and what comes in its place is all that is there.
 
-use super::lab::{Device, Lab, Transfer, holds, pattern};
+use super::Device;
+use super::lab::{Lab, Transfer, holds, pattern};
 use crate::iommu::Refusal;
 use crate::partition::{Buffer, Partition, address};
 use crate::report::Entry;
@@ -54,7 +55,7 @@ pub fn unmap_and_remap(lab: &mut Lab<'_>, device: &mut Device, partition: &Parti
 }
 
 /// Takes `buffer` away and checks that hardware was made to forget it; `false` where the partition could not.
-fn unmap(lab: &mut Lab<'_>, check: &str, device: &Device, partition: &Partition, buffer: &Buffer) -> bool {
+pub fn unmap(lab: &mut Lab<'_>, check: &str, device: &Device, partition: &Partition, buffer: &Buffer) -> bool {
     let begin = lab.unit.sync();
     let unmapped = partition.unmap(buffer);
     // The wait of the flush itself: nothing else has been submitted since.
@@ -108,7 +109,8 @@ pub fn detach(lab: &mut Lab<'_>, device: &mut Device, partition: &Partition, see
     partition.private.write(0, &kept);
     for transfer in [Transfer::write(partition.private.iova(), LEN), Transfer::read(partition.private.iova(), LEN)] {
         let check = format!("{name}: {} after the detach", transfer.access);
-        lab.refused(&check, device, transfer, Refusal::NotAttached, || holds(&partition.private, 0, &kept));
+        let refusal = device.detached();
+        lab.refused(&check, device, transfer, refusal, || holds(&partition.private, 0, &kept));
     }
     lab.attach(&format!("{name}: attach {} again", device.name), device, partition);
     let bytes = pattern(seed + 2);
@@ -122,7 +124,7 @@ pub fn change_owner(lab: &mut Lab<'_>, device: &mut Device, from: &Partition, to
     let bytes = pattern(seed);
     let check = format!("{old}: before {} moves to {new}", device.name);
     lab.round_trip(&check, device, &bytes, (&from.page, 0), (&from.private, 0));
-    lab.move_to(&format!("move {} from {old} to {new}", device.name), device, to);
+    lab.move_to(&format!("move {} from {old} to {new}", device.name), device, from, to);
 
     let kept = pattern(seed + 1);
     from.private.write(0, &kept);
@@ -149,6 +151,7 @@ pub fn end_of_partition(lab: &mut Lab<'_>, device: &mut Device, others: &[&Devic
     lab.end(&format!("{name}: ends"), device, others, partition);
     for access in [AccessKind::Write, AccessKind::Read] {
         let check = format!("{name}: {access} after its end");
-        lab.refused(&check, device, Transfer { access, iova, len: LEN }, Refusal::NotAttached, || true);
+        let refusal = device.detached();
+        lab.refused(&check, device, Transfer { access, iova, len: LEN }, refusal, || true);
     }
 }

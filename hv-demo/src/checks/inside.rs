@@ -1,6 +1,7 @@
 //! DMA both ways inside of a partition's own memory.
 
-use super::lab::{Device, Lab, Transfer, holds, pattern};
+use super::Device;
+use super::lab::{Lab, Transfer, holds, pattern};
 use crate::iommu::Refusal;
 use crate::partition::Partition;
 use alloc::format;

@@ -1,37 +1,17 @@
 //! One transfer of a device, with everything around it looked at: which faults came, what the memory holds, and between
 //! which markers of the IOMMU's own trace it happened.
 
-use crate::edu::{BUFFER_SIZE, Edu, EduError};
-use crate::function::ConfigSpace;
-use crate::hal::DemoHal;
+use super::device::{Device, EngineError};
+use crate::edu::BUFFER_SIZE;
 use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::partition::{Buffer, Partition};
 use crate::report::{Entry, Report};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use iommu_core::Error;
 use iommu_core::addr::{Iova, PhysExtent};
 use iommu_core::device::AttachTo;
-use iommu_core::hw::{AccessKind, Fault, HwError, Stage, Stream, StreamId};
-
-/// A function of the machine that does DMA.
-pub struct Device {
-    /// Its name in the checks.
-    pub name: &'static str,
-    /// The device.
-    pub edu: Edu,
-    /// The stream under which the IOMMU sees its DMA.
-    pub stream: StreamId,
-    /// Every stream it may be seen under; all get the same target.
-    pub streams: Vec<StreamId>,
-    /// What attaches it.
-    pub assigned: iommu_core::device::Device,
-    /// Its configuration space.
-    pub space: Arc<ConfigSpace>,
-    /// What its buffer is known to begin with: it was seen to write that, and has read nothing since.
-    pub held: Vec<u8>,
-}
+use iommu_core::hw::{AccessKind, Fault, HwError, Stage, StreamId};
+use iommu_core::hwpt::Hwpt;
 
 /// A bench for checks on one unit.
 pub struct Lab<'a> {
@@ -63,8 +43,10 @@ pub enum Outcome {
     Faults(usize),
     /// There were more faults than the unit could record.
     Lost,
+    /// The device was told otherwise than the unit reported and memory shows: whether it was let through.
+    Told(bool),
     /// The device itself did not do its part.
-    Device(EduError),
+    Device(EngineError),
     /// The unit did not do its part.
     Unit(HwError),
 }
@@ -73,20 +55,31 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Moved => f.write_str("moved"),
-            Self::Refused(stream, Reported { code, iova, access }) => {
-                write!(f, "blocked: {access} of {:#x} at {iova}, reason {code:#x}", stream.get())
-            }
-            Self::Strayed(stream, Reported { code, iova, access }) => {
-                write!(f, "one of the faults is {access} of {:#x} at {iova}, reason {code:#x}", stream.get())
-            }
+            Self::Refused(stream, reported) => write!(f, "blocked: {}", Told(stream, reported)),
+            Self::Strayed(stream, reported) => write!(f, "one of the faults is {}", Told(stream, reported)),
             Self::Dropped => f.write_str("dropped without a fault"),
             Self::WrongBytes => f.write_str("wrong bytes"),
             Self::Leaked(code) => write!(f, "bytes moved despite fault {code:#x}"),
             Self::Faults(count) => write!(f, "{count} faults"),
             Self::Lost => f.write_str("faults were lost"),
+            Self::Told(through) => {
+                write!(f, "the device was told that it {} let through", if through { "was" } else { "was not" })
+            }
             Self::Device(error) => error.fmt(f),
             Self::Unit(error) => error.fmt(f),
         }
+    }
+}
+
+/// A fault in words.
+struct Told(StreamId, Reported);
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(stream, Reported { code, iova, access, pasid }) = self;
+        write!(f, "{access} of {:#x}", stream.get())?;
+        pasid.map_or(Ok(()), |pasid| write!(f, " PASID {:#x}", pasid.get()))?;
+        write!(f, " at {iova}, reason {code:#x}")
     }
 }
 
@@ -118,6 +111,8 @@ impl Transfer {
 struct Seen {
     faults: Vec<Fault>,
     lost: bool,
+    /// Whether the transfer was let through, where the device was told.
+    told: Option<bool>,
 }
 
 impl Seen {
@@ -135,8 +130,7 @@ impl Seen {
         if self.faults.len() != due.len() {
             return Outcome::Faults(self.faults.len());
         }
-        let stream_due = Stream::function(stream);
-        let unlike = |(fault, due): &(&Fault, &Reported)| fault.stream != stream_due || Reported::of(fault) != **due;
+        let unlike = |(fault, due): &(&Fault, &Reported)| fault.stream.id != stream || Reported::of(fault) != **due;
         match self.faults.iter().zip(due).skip(1).find(unlike) {
             Some((fault, _)) => Outcome::Strayed(fault.stream.id, Reported::of(fault)),
             None => Outcome::Refused(first.stream.id, Reported::of(first)),
@@ -147,17 +141,29 @@ impl Seen {
 impl Lab<'_> {
     /// Attaches `device` to `partition` under every name it has.
     pub fn attach(&mut self, check: &str, device: &Device, partition: &Partition) {
-        self.change("attach", check, device, || give(device, partition));
+        self.change("attach", check, device, || device.give(partition));
     }
 
-    /// Moves `device` from the partition that it is attached to, to another.
-    pub fn move_to(&mut self, check: &str, device: &Device, partition: &Partition) {
-        self.change("attach", check, device, || take(device).and_then(|()| give(device, partition)));
+    /// Moves `device` from the partition that it is attached to, to another; a part, with its PASID.
+    pub fn move_to(&mut self, check: &str, device: &Device, from: &Partition, to: &Partition) {
+        self.change("attach", check, device, || {
+            device.take()?;
+            if let Some(pasid) = device.stream.pasid {
+                from.give_back(pasid)?;
+                to.take_pasid(pasid)?;
+            }
+            device.give(to)
+        });
+    }
+
+    /// Leads the whole function `device` elsewhere, without a moment between.
+    pub fn replace(&mut self, check: &str, device: &Device, to: &Hwpt) {
+        self.change("attach", check, device, || device.assigned.replace(AttachTo::Hwpt(to)).map(|_| ()));
     }
 
     /// Blocks `device` under every name it has.
     pub fn detach(&mut self, check: &str, device: &Device) {
-        self.change("detach", check, device, || take(device));
+        self.change("detach", check, device, || device.take());
         // What the checks see refused from now on, the IOMMU refuses.
         // SAFETY: the function is attached to nothing, and translation is on.
         unsafe { device.space.let_loose() };
@@ -166,8 +172,8 @@ impl Lab<'_> {
     /// Takes a whole partition down, to which `device` and `others` are attached.
     pub fn end(&mut self, check: &str, device: &Device, others: &[&Device], partition: Partition) {
         self.change("detach", check, device, || {
-            take(device)?;
-            others.iter().try_for_each(|other| take(other))?;
+            device.take()?;
+            others.iter().try_for_each(|other| other.take())?;
             partition.end()
         });
         // SAFETY: as in `detach`.
@@ -175,7 +181,7 @@ impl Lab<'_> {
     }
 
     /// Changes what the streams of `device` reach, between two markers.
-    fn change<E: fmt::Display>(
+    pub fn change<E: fmt::Display>(
         &mut self,
         kind: &'static str,
         check: &str,
@@ -207,6 +213,7 @@ impl Lab<'_> {
         let outcome = match (error, seen.faults.len()) {
             (Some(error), _) => error,
             (None, _) if seen.lost => Outcome::Lost,
+            (None, 0) if seen.told == Some(false) => Outcome::Told(false),
             (None, 0) if right() => Outcome::Moved,
             (None, 0) => Outcome::WrongBytes,
             (None, count) => Outcome::Faults(count),
@@ -226,7 +233,7 @@ impl Lab<'_> {
         intact: impl FnOnce() -> bool,
     ) {
         let Transfer { access, iova, len } = transfer;
-        let due = self.unit.reports_of(refusal, access, iova, len);
+        let due = self.unit.reports_of(refusal, device.stream, access, iova, len);
         self.not_moved(check, device, transfer, &due, intact);
     }
 
@@ -257,8 +264,13 @@ impl Lab<'_> {
         intact: impl FnOnce() -> bool,
     ) {
         let (seen, markers, error) = self.run(device, transfer);
-        let expected = due.first().map_or(Outcome::Dropped, |first| Outcome::Refused(device.stream, *first));
-        let outcome = error.unwrap_or_else(|| seen.judge(device.stream, due, intact()));
+        let stream = device.stream.id;
+        let expected = due.first().map_or(Outcome::Dropped, |first| Outcome::Refused(stream, *first));
+        let outcome = match (error, seen.told) {
+            (Some(error), _) => error,
+            (None, Some(true)) => Outcome::Told(true),
+            (None, _) => seen.judge(stream, due, intact()),
+        };
         let entry = entry(check, device, transfer, &[], markers);
         self.report.check(&entry, expected, outcome, seen.faults.first());
     }
@@ -299,22 +311,17 @@ impl Lab<'_> {
             Ok(begin) => begin,
             Err(error) => return (before, None, Some(Outcome::Unit(error))),
         };
-        let Transfer { access, iova, len } = transfer;
-        let started = match access {
-            AccessKind::Read => {
-                device.held.clear();
-                device.edu.start_read(iova, 0, len)
-            }
-            _ => device.edu.start_write(iova, 0, len),
-        };
-        let ran = started.and_then(|()| device.edu.wait(&DemoHal));
-        let mut seen = Seen::default();
+        if transfer.access == AccessKind::Read {
+            device.held.clear();
+        }
+        let ran = device.engine.transfer(transfer);
+        let mut seen = Seen { told: ran.unwrap_or_default(), ..Seen::default() };
         self.drain(&mut seen);
         // A fault from before belongs to no check: it must not pass unseen.
         seen.faults.splice(..0, before.faults);
         seen.lost |= before.lost;
         match (ran, self.unit.sync()) {
-            (Ok(()), Ok(end)) => (seen, Some((begin, end)), None),
+            (Ok(_), Ok(end)) => (seen, Some((begin, end)), None),
             (Err(error), _) => (seen, None, Some(Outcome::Device(error))),
             (_, Err(error)) => (seen, None, Some(Outcome::Unit(error))),
         }
@@ -332,19 +339,6 @@ impl Lab<'_> {
             }
         }
     }
-}
-
-/// Gives a function to a partition.
-fn give(device: &Device, partition: &Partition) -> Result<(), Error> {
-    // Its interrupts are not remapped, which is a later step: the demo's functions raise none.
-    device.assigned.bind(partition.owner, true)?;
-    device.assigned.attach(AttachTo::Hwpt(partition.hwpt())).map(|_| ())
-}
-
-/// Takes a function away from whoever has it.
-fn take(device: &Device) -> Result<(), Error> {
-    device.assigned.detach()?;
-    device.assigned.unbind()
 }
 
 /// The record of one transfer but its outcome.

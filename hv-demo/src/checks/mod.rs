@@ -1,13 +1,16 @@
 //! The checks: what a partition's functions must reach, and what they must not. The same on every architecture.
 //!
+//! * [`device`]: what does DMA.
 //! * [`lab`]: one transfer of a device with everything around it looked at.
 //! * [`inside`]: a partition's own memory.
 //! * [`outside`]: everything else.
 //! * [`changes`]: unmap, remap, detach, move, the end of a partition.
 
 pub mod changes;
+pub mod device;
 pub mod inside;
 pub mod lab;
 pub mod outside;
 
-pub use lab::{Device, Lab};
+pub use device::{Device, Engine};
+pub use lab::Lab;

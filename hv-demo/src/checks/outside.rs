@@ -1,6 +1,7 @@
 //! DMA to everything that is not the partition's own.
 
-use super::lab::{Device, Lab, Transfer, holds, pattern};
+use super::Device;
+use super::lab::{Lab, Transfer, holds, pattern};
 use crate::iommu::Refusal;
 use crate::memory;
 use crate::partition::Partition;

@@ -142,15 +142,17 @@ impl DemoUnit for SmmuUnit {
     /// As QEMU 10 and 11 report them: an event for each access that a transfer is split into. A stream that is not
     /// attached is aborted without any; but where nothing was ever attached that shares a part of the stream table with
     /// it, there is no such part, which is a bad stream id and an event without an address.
-    fn reports_of(&self, refusal: Refusal, access: AccessKind, iova: Iova, len: usize) -> Vec<Reported> {
-        let translated = |code| accesses(iova, len).map(|iova| Reported { code, iova, access }).collect();
+    fn reports_of(&self, refusal: Refusal, _: Stream, access: AccessKind, iova: Iova, len: usize) -> Vec<Reported> {
+        let translated = |code| accesses(iova, len).map(|iova| Reported { code, iova, access, pasid: None }).collect();
         match refusal {
             Refusal::NothingAttached => {
                 // The driver calls an event that tells of no access a write at 0.
-                let nowhere = Reported { code: event::C_BAD_STREAMID, iova: Iova::new(0), access: AccessKind::Write };
+                let (code, iova_of_none) = (event::C_BAD_STREAMID, Iova::new(0));
+                let nowhere = Reported { code, iova: iova_of_none, access: AccessKind::Write, pasid: None };
                 accesses(iova, len).map(|_| nowhere).collect()
             }
-            Refusal::NotAttached => Vec::new(),
+            // No QEMU has substreams.
+            Refusal::NotAttached | Refusal::NothingAttachedByPasid | Refusal::PasidNotAttached => Vec::new(),
             Refusal::NotMapped(..) => translated(event::F_TRANSLATION),
             Refusal::ReadOnly(_) => translated(event::F_PERMISSION),
         }

@@ -11,8 +11,8 @@ use alloc::{format, vec};
 use core::fmt;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::{
-    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition,
-    UnitCapabilities,
+    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Pasid, Stage, Stream, StreamId, Target,
+    Transition, UnitCapabilities,
 };
 use iommu_discovery::Sbdf;
 use iommu_discovery::dmar::Dmar;
@@ -98,8 +98,12 @@ impl hw::Unit for VtdUnit {
         self.unit.attach(stream, target)
     }
 
+    /// QEMU 10 records faults of requests without a PASID as if they had PASID 0, whose entry stands for them.
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
-        self.unit.report_faults(sink)
+        self.unit.report_faults(&mut |fault| {
+            let pasid = fault.stream.pasid.filter(|pasid| pasid.get() != 0);
+            sink(&Fault { stream: Stream { pasid, ..fault.stream }, ..*fault });
+        })
     }
 }
 
@@ -124,17 +128,22 @@ impl DemoUnit for VtdUnit {
 
     /// As QEMU 10 and 11 report them: for an absent root or context entry with the codes of legacy mode, which the
     /// specification has replaced by 0x39 and 0x41 in scalable mode. The faults of one transfer all have the same reason
-    /// and source, of which one is on record at a time; it holds the address of the page.
-    fn reports_of(&self, refusal: Refusal, access: AccessKind, iova: Iova, _len: usize) -> Vec<Reported> {
+    /// and source, of which one is on record at a time; it holds the address of the page. The PASID is recorded where the
+    /// tables of pages were reached, and 16 bits of it.
+    fn reports_of(&self, refusal: Refusal, stream: Stream, access: AccessKind, iova: Iova, _: usize) -> Vec<Reported> {
         let code = match refusal {
             Refusal::NothingAttached => 0x01,
             Refusal::NotAttached => 0x02,
+            Refusal::NothingAttachedByPasid => 0x51,
+            Refusal::PasidNotAttached => 0x5b,
             Refusal::NotMapped(Stage::Second, AccessKind::Read) => 0x06,
             Refusal::NotMapped(Stage::Second, _) | Refusal::ReadOnly(Stage::Second) => 0x05,
             Refusal::NotMapped(Stage::First, _) => 0x71,
             Refusal::ReadOnly(Stage::First) => 0x85,
         };
-        vec![Reported { code, iova: Iova::new(iova.get() & !0xfff), access }]
+        let reached = matches!(refusal, Refusal::NotMapped(..) | Refusal::ReadOnly(_));
+        let pasid = stream.pasid.filter(|_| reached).and_then(|pasid| Pasid::new(pasid.get() & 0xffff));
+        vec![Reported { code, iova: Iova::new(iova.get() & !0xfff), access, pasid }]
     }
 
     /// QEMU checks permissions when it walks, and reports no fault where a cached entry lacks them.

@@ -1,0 +1,326 @@
+//! Assignable device interfaces: parts of one function that nothing tells apart but the PASID of their requests.
+//!
+//! The hypervisor keeps the function. Its requests without a PASID lead to a domain of the hypervisor's in which nothing
+//! is mapped, or for a while to a partition that has the function as a whole; each PASID leads to the partition that has
+//! that PASID. On a unit whose PASIDs have one bit there is one such part, beside a partition with the whole function.
+
+use crate::checks::lab::{Transfer, holds, pattern};
+use crate::checks::{Device, Lab, changes, inside, outside};
+use crate::iommu::{DemoUnit, Refusal};
+use crate::partition::{Buffer, Partition, address};
+use crate::report::Report;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use iommu_core::Error;
+use iommu_core::device::{AttachTo, Feature};
+use iommu_core::group::OwnerId;
+use iommu_core::hw::{HwError, Pasid, Prot, Stage, Stream, Target, Unit};
+use iommu_core::hwpt::{Hwpt, HwptConfig};
+use iommu_core::ioas::{Ioas, IoasConfig};
+use iommu_core::pasid::{PasidSpace, PasidState};
+
+/// Who has the function.
+const HYPERVISOR: OwnerId = OwnerId(100);
+
+/// PASIDs of more than 16 bits whose lower 16 are the same, and one of nobody that differs from the first in these upper
+/// bits only.
+const WIDE: [u32; 3] = [0x1_2345, 0x2_2345, 0xf_2345];
+const WIDE_OF_NOBODY: u32 = 0x2345;
+
+/// Runs every check on `unit`, with the one of `devices` that has a doorbell.
+pub fn run(unit: &Arc<dyn DemoUnit>, devices: [Device; 4], report: &mut Report) {
+    let Some(function) = devices.into_iter().find(|device| device.space.doorbell().is_some()) else {
+        return report.trouble("a function that sends PASIDs", &"none has a doorbell");
+    };
+    if let Err(what) = with(unit, function, report) {
+        report.trouble("set-up of the parts", &what);
+    }
+}
+
+fn with(unit: &Arc<dyn DemoUnit>, function: Device, report: &mut Report) -> Result<(), String> {
+    let says = |error: Error| format!("{error}");
+    let capabilities = unit.capabilities();
+    let bits = capabilities.pasid_bits;
+    let told = function.space.doorbell().map_or(0, |doorbell| doorbell.pasid_bits());
+    report.state("bits of a PASID, by the unit and by the function", told, bits);
+    let stage = if capabilities.second_stage { Stage::Second } else { Stage::First };
+    println!("  {} tells parts apart by {bits} bits, translated by the {stage:?} stage", function.name);
+
+    // 0 stands for requests without one.
+    let zero = pasid(0)?;
+    let space = PasidSpace::new(bits, &[(zero, zero)]).map_err(says)?;
+    let partition =
+        |name, owner, private| Partition::new(name, OwnerId(owner), unit, stage, private, Some(&space)).map_err(says);
+    let (red, blue) = (partition("red", 1, address::RED)?, partition("blue", 2, address::BLUE)?);
+    let bench = Bench { unit, space: &space, function };
+    let lab = &mut Lab { unit: &**unit, stage, report };
+    if u32::from(bits) == Pasid::BITS {
+        let green = partition("green", 3, address::GREEN)?;
+        bench.many(lab, red, blue, green)
+    } else {
+        bench.one(lab, red, blue)
+    }
+}
+
+/// What both kinds of run share.
+struct Bench<'a> {
+    unit: &'a Arc<dyn DemoUnit>,
+    space: &'a PasidSpace,
+    /// The function as a whole, with its own engine that sends no PASIDs.
+    function: Device,
+}
+
+impl Bench<'_> {
+    /// Three parts of three partitions.
+    fn many(mut self, lab: &mut Lab<'_>, red: Partition, blue: Partition, green: Partition) -> Result<(), String> {
+        let [first, second, third] = WIDE;
+        let (mut one, mut two, mut three) =
+            (self.part("adi-red", first)?, self.part("adi-blue", second)?, self.part("adi-green", third)?);
+        let (mut nobody, mut neighbour) = (self.part("nobody", WIDE_OF_NOBODY)?, self.part("next", first + 1)?);
+        self.switched_on(lab, &mut one, &red);
+
+        let host = Host::new(self.unit, lab.stage)?;
+        self.attach_function(lab, &host);
+        outside::blocked(lab, "before any PASID", &mut one, &red, Refusal::NothingAttachedByPasid, 5);
+        self.empty(lab, &red, 7);
+        for (part, partition) in [(&one, &red), (&two, &blue), (&three, &green)] {
+            self.attach_part(lab, part, partition);
+        }
+        self.refusals(lab, &red, &blue, first);
+
+        inside::run(lab, &mut one, &red, 10);
+        inside::run(lab, &mut two, &blue, 30);
+        inside::run(lab, &mut three, &green, 40);
+        for (part, own, others, seed) in [
+            (&mut one, &red, [&blue, &green], 50),
+            (&mut two, &blue, [&green, &red], 60),
+            (&mut three, &green, [&red, &blue], 70),
+        ] {
+            outside::other_partition(lab, part, own, others[0], seed);
+            outside::other_partition(lab, part, own, others[1], seed + 3);
+            outside::same_address(lab, part, own, others[0], seed + 6);
+            outside::same_address(lab, part, own, others[1], seed + 8);
+            outside::hypervisor(lab, part, own);
+        }
+        outside::blocked(lab, "of nobody", &mut nobody, &red, Refusal::NothingAttachedByPasid, 80);
+        outside::blocked(lab, "of nobody", &mut neighbour, &red, Refusal::PasidNotAttached, 81);
+        self.empty(lab, &red, 82);
+
+        changes::quota(lab, &red);
+        changes::unmap_and_remap(lab, &mut one, &red, 0, 84);
+        changes::unmap_and_remap(lab, &mut one, &red, 9, 88);
+        changes::detach(lab, &mut one, &red, 92);
+        still_there(lab, &mut two, &blue, "after the detach of another", 95);
+
+        // The same partition by PASID and without: what is taken away is gone for both.
+        lab.replace("green: gets the whole function", &self.function, green.hwpt());
+        still_there(lab, &mut self.function, &green, "as a whole", 98);
+        outside::other_partition(lab, &mut self.function, &green, &red, 100);
+        outside::other_partition(lab, &mut one, &red, &green, 103);
+        both_forget(lab, &mut self.function, &mut three, &green, 106);
+        lab.replace("green: the whole function is taken away", &self.function, &host.hwpt);
+        self.empty(lab, &green, 110);
+
+        changes::change_owner(lab, &mut three, &green, &blue, 112);
+        still_there(lab, &mut one, &red, "after the move of another", 116);
+        let given = one.stream.pasid;
+        changes::end_of_partition(lab, &mut one, &[], red, 120);
+        let free = given.map(|pasid| self.space.state(pasid));
+        lab.report.state("red: its PASID is free after its end", true, free == Some(PasidState::Free));
+        still_there(lab, &mut two, &blue, "after the end of another", 124);
+        still_there(lab, &mut three, &blue, "after the end of another", 127);
+        changes::end_of_partition(lab, &mut two, &[&three], blue, 130);
+        outside::blocked(lab, "blue is gone", &mut three, &green, Refusal::PasidNotAttached, 134);
+        self.empty(lab, &green, 136);
+        self.ends(lab, &host);
+        Ok(())
+    }
+
+    /// One part of red beside the whole function, which blue has.
+    fn one(mut self, lab: &mut Lab<'_>, red: Partition, blue: Partition) -> Result<(), String> {
+        let mut part = self.part("adi-red", 1)?;
+        let mut beyond = self.part("beyond", 2)?;
+        self.switched_on(lab, &mut part, &red);
+
+        let host = Host::new(self.unit, lab.stage)?;
+        self.attach_function(lab, &host);
+        outside::blocked(lab, "before any PASID", &mut part, &red, Refusal::PasidNotAttached, 5);
+        self.empty(lab, &red, 7);
+        lab.replace("blue: gets the whole function", &self.function, blue.hwpt());
+        self.attach_part(lab, &part, &red);
+        self.refusals(lab, &red, &blue, 1);
+        self.beyond_the_width(lab, &mut beyond, &red)?;
+
+        inside::run(lab, &mut part, &red, 10);
+        inside::run(lab, &mut self.function, &blue, 30);
+        outside::other_partition(lab, &mut part, &red, &blue, 50);
+        outside::other_partition(lab, &mut self.function, &blue, &red, 53);
+        outside::same_address(lab, &mut part, &red, &blue, 56);
+        outside::same_address(lab, &mut self.function, &blue, &red, 58);
+        outside::hypervisor(lab, &mut part, &red);
+        outside::hypervisor(lab, &mut self.function, &blue);
+
+        changes::quota(lab, &red);
+        changes::unmap_and_remap(lab, &mut part, &red, 0, 70);
+        changes::unmap_and_remap(lab, &mut part, &red, 9, 75);
+        changes::detach(lab, &mut part, &red, 80);
+        still_there(lab, &mut self.function, &blue, "after the detach of a part", 84);
+        changes::change_owner(lab, &mut part, &red, &blue, 87);
+        both_forget(lab, &mut self.function, &mut part, &blue, 91);
+        lab.move_to("move adi-red back from blue to red", &part, &blue, &red);
+        lab.replace("blue: the whole function is taken away", &self.function, &host.hwpt);
+        self.empty(lab, &blue, 95);
+        changes::end_of_partition(lab, &mut part, &[], red, 100);
+        let free = part.stream.pasid.map(|pasid| self.space.state(pasid));
+        lab.report.state("red: its PASID is free after its end", true, free == Some(PasidState::Free));
+        self.empty(lab, &blue, 105);
+        self.ends(lab, &host);
+        Ok(())
+    }
+
+    fn part(&self, name: &'static str, raw: u32) -> Result<Device, String> {
+        self.function.part(name, pasid(raw)?).ok_or_else(|| String::from("the function has no doorbell"))
+    }
+
+    /// PASIDs are switched on in the function; before that it sends none, and before any attach all are refused.
+    fn switched_on(&self, lab: &mut Lab<'_>, part: &mut Device, victim: &Partition) {
+        let silent = part.engine.transfer(Transfer::write(victim.page.iova(), 64)).is_err();
+        lab.report.state("no PASIDs before they are switched on", true, silent);
+        let assigned = &self.function.assigned;
+        match assigned.enable(Feature::Pasid) {
+            Ok(()) => lab.report.state("PASIDs are switched on", true, assigned.is_enabled(Feature::Pasid)),
+            Err(error) => lab.report.trouble("PASIDs are switched on", &error),
+        }
+        outside::blocked(lab, "before any attach", part, victim, Refusal::NothingAttached, 1);
+    }
+
+    fn attach_function(&self, lab: &mut Lab<'_>, host: &Host) {
+        let assigned = &self.function.assigned;
+        lab.change("attach", "the hypervisor keeps the function", &self.function, || {
+            // As for all functions of the demo: it raises no interrupts.
+            assigned.bind(HYPERVISOR, true)?;
+            assigned.attach(AttachTo::Hwpt(&host.hwpt)).map(|_| ())
+        });
+    }
+
+    fn attach_part(&self, lab: &mut Lab<'_>, part: &Device, partition: &Partition) {
+        let taken = part.stream.pasid.map_or(Ok(()), |pasid| partition.take_pasid(pasid));
+        let name = partition.name;
+        lab.report.state(&format!("{name}: gets a PASID"), true, taken.is_ok());
+        lab.attach(&format!("{name}: attach {}", part.name), part, partition);
+    }
+
+    /// What must not be attached: a PASID that the other partition has, one that is attached already, and the one that
+    /// stands for requests without.
+    fn refusals(&self, lab: &mut Lab<'_>, red: &Partition, blue: &Partition, raw: u32) {
+        let (Some(of_red), Some(zero)) = (Pasid::new(raw), Pasid::new(0)) else { return };
+        let (assigned, to) = (&self.function.assigned, AttachTo::Hwpt(blue.hwpt()));
+        let stolen = blue.pasids().and_then(|set| assigned.attach_pasid_of(set, of_red, to)).err();
+        lab.report.state("blue: cannot attach red's PASID", true, stolen == Some(Error::NoSuchPasid(of_red)));
+        let taken = blue.take_pasid(of_red).err();
+        lab.report.state("blue: cannot have red's PASID", true, matches!(taken, Some(Error::NoSpace { .. })));
+        let twice = red.pasids().and_then(|set| assigned.attach_pasid_of(set, of_red, to)).err();
+        lab.report.state("a PASID that is attached is not attached again", true, twice == Some(Error::Busy));
+        let stream = Stream::with_pasid(self.function.stream.id, zero);
+        let refused = self.unit.attach(stream, Target::Paging(red.hwpt().domain())).err();
+        let expected = matches!(refused, Some(HwError::Unsupported(_)));
+        lab.report.state("PASID 0 is the unit's own", true, expected);
+    }
+
+    /// A PASID that the unit does not take: refused as a missing capability by the unit, and before it by the core. Nothing
+    /// changes: DMA with it goes nowhere.
+    fn beyond_the_width(&self, lab: &mut Lab<'_>, beyond: &mut Device, red: &Partition) -> Result<(), String> {
+        let two = pasid(2)?;
+        let begin = lab.unit.marker();
+        let (assigned, to) = (&self.function.assigned, AttachTo::Hwpt(red.hwpt()));
+        let refused = self.unit.attach(beyond.stream, Target::Paging(red.hwpt().domain()));
+        println!("  PASID 2 by the unit: {refused:?}");
+        lab.report.state("PASID 2: the unit misses a capability", true, matches!(refused, Err(HwError::Missing(_))));
+        let refused = assigned.attach_pasid(two, to);
+        println!("  PASID 2 by the core: {refused:?}");
+        lab.report.state("PASID 2: the core refuses it", true, matches!(refused, Err(Error::Invalid(_))));
+        let refused = red.take_pasid(two);
+        lab.report.state("PASID 2: nobody can have it", true, matches!(refused, Err(Error::NoSpace { .. })));
+        lab.report.state("PASID 2: hardware was told nothing", begin, lab.unit.marker());
+        outside::blocked(lab, "beyond the width", beyond, red, Refusal::PasidNotAttached, 8);
+        Ok(())
+    }
+
+    /// Requests without a PASID find nothing mapped, wherever they go.
+    fn empty(&mut self, lab: &mut Lab<'_>, victim: &Partition, seed: u8) {
+        let bytes = pattern(seed);
+        for (buffer, what) in [(&victim.page, "its page"), (&victim.private, "its private page")] {
+            buffer.write(0, &bytes);
+            for transfer in [Transfer::write(buffer.iova(), 64), Transfer::read(buffer.iova(), 64)] {
+                let check = format!("without PASID: {} where {} has {what}", transfer.access, victim.name);
+                let refusal = Refusal::NotMapped(lab.stage, transfer.access);
+                lab.refused(&check, &mut self.function, transfer, refusal, || holds(buffer, 0, &bytes));
+            }
+        }
+    }
+
+    /// The hypervisor gives the function up, with nothing attached by PASID any more.
+    fn ends(self, lab: &mut Lab<'_>, host: &Host) {
+        let assigned = &self.function.assigned;
+        lab.detach("the hypervisor gives the function up", &self.function);
+        let off = assigned.disable(Feature::Pasid).is_ok() && !assigned.is_enabled(Feature::Pasid);
+        lab.report.state("PASIDs are switched off", true, off);
+        let nothing = host.ioas.unmap_all().is_ok_and(|bytes| bytes == 0);
+        lab.report.state("the hypervisor's domain was empty all along", true, nothing);
+    }
+}
+
+/// What the hypervisor keeps for itself: a domain in which nothing is mapped.
+struct Host {
+    // Before the address space: it leaves that first.
+    hwpt: Hwpt,
+    ioas: Ioas,
+}
+
+impl Host {
+    fn new(unit: &Arc<dyn DemoUnit>, stage: Stage) -> Result<Self, String> {
+        let says = |error: Error| format!("the hypervisor's domain: {error}");
+        let ioas = Ioas::new(IoasConfig::default()).map_err(says)?;
+        let unit: Arc<dyn Unit> = unit.clone();
+        let hwpt = Hwpt::new(&ioas, &unit, HwptConfig { pasid: true, ..HwptConfig::new(stage) }).map_err(says)?;
+        Ok(Self { hwpt, ioas })
+    }
+}
+
+fn pasid(raw: u32) -> Result<Pasid, String> {
+    Pasid::new(raw).ok_or_else(|| format!("{raw:#x} is no PASID"))
+}
+
+/// A device of `own` does what it did before something happened to others.
+fn still_there(lab: &mut Lab<'_>, device: &mut Device, own: &Partition, when: &str, seed: u8) {
+    let check = format!("{}: {} {when}", own.name, device.name);
+    lab.round_trip(&check, device, &pattern(seed), (&own.scattered, 0x10), (&own.private, 0));
+}
+
+/// Memory that two streams of one function reach through one domain, and that is taken away from both at once.
+fn both_forget(lab: &mut Lab<'_>, one: &mut Device, other: &mut Device, own: &Partition, seed: u8) {
+    let name = own.name;
+    let Some(buffer) = Buffer::contiguous(address::CHANGING, 0, Prot::READ_WRITE) else {
+        return lab.report.trouble(&format!("{name}: memory for both"), &"out of memory");
+    };
+    if let Err(error) = own.map(&buffer) {
+        return lab.report.trouble(&format!("{name}: map for both"), &error);
+    }
+    for (device, seed) in [(&mut *one, seed), (&mut *other, seed + 1)] {
+        let check = format!("{name}: {} where both may", device.name);
+        lab.round_trip(&check, device, &pattern(seed), (&own.page, 0), (&buffer, 0));
+    }
+    if !changes::unmap(lab, &format!("{name}: unmap for both"), other, own, &buffer) {
+        return;
+    }
+    let kept = pattern(seed + 2);
+    buffer.write(0, &kept);
+    for device in [one, other] {
+        for transfer in [Transfer::write(buffer.iova(), 64), Transfer::read(buffer.iova(), 64)] {
+            let check = format!("{name}: {} of {} where neither may", transfer.access, device.name);
+            let refusal = Refusal::NotMapped(lab.stage, transfer.access);
+            lab.refused(&check, device, transfer, refusal, || holds(&buffer, 0, &kept));
+        }
+    }
+}
