@@ -27,7 +27,7 @@ source tools/setup.sh
 
 scenarios_of() {
     case $1 in
-    x86_64) printf '%s\n' second-stage first-stage ;;
+    x86_64) printf '%s\n' second-stage first-stage legacy adi ;;
     aarch64) printf '%s\n' stage-1 stage-2 ;;
     esac
 }
@@ -62,23 +62,36 @@ add_functions() {
 
 # q35 with VT-d. Nothing that a user may want to change by `-global` is given on -device, where it would win.
 describe_q35() {
-    local iommu=intel-iommu scalable=scalable-mode first=fsts properties
+    local iommu=intel-iommu scalable=scalable-mode=on first=fsts=on pasids=pasid-bits=20 memory=4G doorbell=() properties
     # Newer versions of QEMU renamed these without an alias, so ask which ones this binary has.
     properties=$("$qemu" -M q35 -device intel-iommu,help </dev/null 2>&1 || true)
-    if [[ $properties == *x-scalable-mode=* ]]; then scalable=x-scalable-mode first=x-flts; fi
-    iommu+=,$scalable=on
-    # QEMU offers one kind of table a run: second-stage, or first-stage in its place.
-    if [ "$1" = first-stage ]; then iommu+=,$first=on; fi
+    if [[ $properties == *x-scalable-mode=* ]]; then
+        scalable=x-scalable-mode=on first=x-flts=on pasids=x-pasid-mode=on
+    fi
+    # QEMU offers one kind of table a run: second-stage, or first-stage in its place. Without scalable mode the unit is
+    # one of legacy mode.
+    case $1 in
+    second-stage) iommu+=,$scalable ;;
+    first-stage) iommu+=,$scalable,$first ;;
+    adi)
+        iommu+=,$scalable,$pasids
+        # For three partitions.
+        memory=8G
+        # In the middle of edu0's registers, where it has none of its own. The demo looks for it.
+        doorbell=(-plugin "file=$plugin,device=edu0,region=edu-mmio[0],offset=0x80000")
+        ;;
+    esac
 
     machine=(
         # With icount, guest time is counted in instructions: edu's 100 ms a transfer then cost next to nothing while
         # the guest halts, and two runs are alike.
-        -M q35 -cpu max -m 4G -accel tcg -icount 'shift=10,sleep=off'
+        -M q35 -cpu max -m "$memory" -accel tcg -icount 'shift=10,sleep=off'
         -serial stdio -serial "file:$out.jsonl"
         -device 'isa-debug-exit,iobase=0xf4,iosize=4'
         # Before the PCI functions: those that are created earlier do not go through it.
         -device "$iommu"
         -trace 'vtd_*'
+        ${doorbell[@]+"${doorbell[@]}"}
     )
     add_functions
     # The guest ends by writing 0x10 to isa-debug-exit, which makes this of it; a panic writes something else.

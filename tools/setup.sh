@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Provides what a fresh machine lacks, all under the workspace's target/: the bare targets' standard library, QEMU, and
-# valgrind. Sourced by qemu-run.sh. Needs no root and changes nothing outside target/, except that
+# Provides what a fresh machine lacks, all under the workspace's target/: the bare targets' standard library, QEMU, the
+# plugin for it, and valgrind. Sourced by qemu-run.sh. Needs no root and changes nothing outside target/, except that
 # `rustup target add` is used where rustup may download. Everything it has to say goes to stderr.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -232,6 +232,19 @@ unpack_qemu() {
     mv "$work" "$folder"
 }
 
+# ---- the plugin for QEMU ----------------------------------------------------------------------------------------
+
+# Builds the plugin by which a function of QEMU's sends requests with a PASID; sets `plugin`.
+setup_plugin() {
+    local source=$root/tests/qemu-plugin/pasid-doorbell.c
+    plugin=$root/target/qemu-plugin/pasid-doorbell.so
+    if [ "$plugin" -nt "$source" ] && [ "$plugin" -nt "$root/tools/setup.sh" ]; then return 0; fi
+    mkdir -p "$root/target/qemu-plugin"
+    quietly cc -std=gnu11 -O2 -g -Wall -Wextra -Werror -fvisibility=hidden -fPIC -shared -o "$plugin.new" "$source" ||
+        die "tests/qemu-plugin does not build (see $log): install gcc and libc6-dev"
+    mv "$plugin.new" "$plugin"
+}
+
 # ---- valgrind ---------------------------------------------------------------------------------------------------
 
 # Provides callgrind, which a test counts instructions with, unless this machine has it: Debian's package in
@@ -267,13 +280,15 @@ setup_valgrind() {
 
 # ---- all of it -------------------------------------------------------------------------------------------------
 
-# Provides everything for architecture $1 with the QEMU that $2 asks for; sets `qemu`. One setup at a time.
+# Provides everything for architecture $1 with the QEMU that $2 asks for; sets `qemu`, and `plugin` where it is of use.
+# One setup at a time.
 setup_all() {
     mkdir -p "$root/target"
     exec 8>"$root/target/setup.lock"
     flock 8
     setup_targets
     setup_qemu "$1" "$2"
+    if [ "$1" = x86_64 ]; then setup_plugin; fi
     # Only a test needs it: boots go without.
     if [ "${action-}" = setup ]; then setup_valgrind; fi
     exec 8>&-
