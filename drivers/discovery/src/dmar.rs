@@ -1,19 +1,45 @@
 //! The DMA remapping reporting table, DMAR (VT-d section 8): which IOMMU units there are, which devices each serves,
-//! and which memory firmware keeps for devices of its own.
+//! which memory firmware keeps for devices of its own, and what may cache translations.
 //!
-//! [`Dmar::parse`] copies out what is used and checks all of it; nothing of the table is trusted afterwards. Units
-//! ([`Drhd`]) and reserved regions ([`Rmrr`]) are decoded; the other known structures are checked for length and
-//! counted; unknown ones are skipped. Which function a scope means is for [`crate::scope`].
+//! [`Dmar::parse`] copies out what is used and checks all of it; nothing of the table is trusted afterwards. Structures of
+//! unknown type are skipped. Which function a scope means is for [`crate::scope`].
+//!
+//! # What is an error, and what is not
+//!
+//! | Rule of the specification | Broken |
+//! |---|---|
+//! | lengths hold what they must, nothing leaves what it is in | the table is refused |
+//! | a segment has at most one unit with INCLUDE_PCI_ALL, after all its others | refused |
+//! | register bases are multiples of 4 KiB, not zero, no two alike | refused |
+//! | reserved regions begin and end with whole pages, not before they begin | refused |
+//! | reserved regions lie apart | allowed: one memory may serve several devices, and what overlaps is joined |
+//! | reserved regions are memory that can be mapped | found where a function needs one: [`crate::regions`] |
+//! | numbers of name-space devices are unique, their names are ACPI paths that end | refused |
+//! | structures come in the order of their types | not checked |
+//! | a segment that is named has a unit | not checked: its functions have none, and are not given away |
+//! | one ATSR a segment, of root ports | all count; a scope that names no root port allows nothing |
+//! | RHSA name units, each once | the first counts, others nothing |
+//! | reserved bits are zero | ignored |
 
+mod andd;
+mod atsr;
 mod device_scope;
 mod drhd;
 mod error;
+mod rhsa;
 mod rmrr;
+mod satc;
+mod sidp;
 
+pub use andd::Andd;
+pub use atsr::Atsr;
 pub use device_scope::{PathHop, Scope, ScopeKind};
 pub use drhd::Drhd;
 pub use error::DmarError;
+pub use rhsa::Rhsa;
 pub use rmrr::Rmrr;
+pub use satc::Satc;
+pub use sidp::{DeviceProperties, Sidp};
 
 use crate::bytes::Bytes;
 use crate::fallible::try_push;
@@ -27,6 +53,9 @@ const FLAGS_AT: usize = 37;
 
 /// Length of the type and length fields that every structure begins with.
 const STRUCTURE_HEADER_LEN: usize = 4;
+
+/// Most units of a table: each is compared with all before it. No machine has nearly as many.
+const MAX_UNITS: usize = 1024;
 
 /// The known remapping structures, with their type codes (VT-d section 8.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,8 +89,11 @@ impl StructureKind {
         match self {
             Self::Drhd => drhd::FIXED_LEN,
             Self::Rmrr => rmrr::FIXED_LEN,
-            Self::Rhsa => 20,
-            Self::Atsr | Self::Andd | Self::Satc | Self::Sidp => 8,
+            Self::Atsr => atsr::FIXED_LEN,
+            Self::Rhsa => rhsa::FIXED_LEN,
+            Self::Andd => andd::FIXED_LEN,
+            Self::Satc => satc::FIXED_LEN,
+            Self::Sidp => sidp::FIXED_LEN,
         }
     }
 }
@@ -73,6 +105,11 @@ pub struct Dmar {
     flags: u8,
     drhds: Vec<Drhd>,
     rmrrs: Vec<Rmrr>,
+    atsrs: Vec<Atsr>,
+    rhsas: Vec<Rhsa>,
+    andds: Vec<Andd>,
+    satcs: Vec<Satc>,
+    sidps: Vec<Sidp>,
     counts: [u32; StructureKind::ALL.len()],
     unknown: u32,
 }
@@ -83,7 +120,8 @@ impl Dmar {
     /// # Errors
     ///
     /// The first thing that is wrong, with its offset: see [`DmarError`]. The work is linear in the table's length,
-    /// and one comparison a pair of units.
+    /// and one comparison a pair of units, or of name-space devices, of which there are
+    /// at most 1024 and 256.
     pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
         let table = table::checked(bytes, *b"DMAR", FIXED_LEN)?;
         let width = table.u8(WIDTH_AT)?;
@@ -96,6 +134,11 @@ impl Dmar {
             flags: table.u8(FLAGS_AT)?,
             drhds: Vec::new(),
             rmrrs: Vec::new(),
+            atsrs: Vec::new(),
+            rhsas: Vec::new(),
+            andds: Vec::new(),
+            satcs: Vec::new(),
+            sidps: Vec::new(),
             counts: [0; StructureKind::ALL.len()],
             unknown: 0,
         };
@@ -127,17 +170,23 @@ impl Dmar {
         }
         match kind {
             StructureKind::Drhd => {
+                if self.drhds.len() >= MAX_UNITS {
+                    return Err(DmarError::TooManyUnits { offset: structure.start() });
+                }
                 let drhd = Drhd::parse(structure)?;
                 drhd.check_against(&self.drhds, structure.start())?;
                 try_push(&mut self.drhds, drhd)?;
             }
             StructureKind::Rmrr => try_push(&mut self.rmrrs, Rmrr::parse(structure)?)?,
-            // Used from the step that brings ATS on; known, so that their lengths are checked.
-            StructureKind::Atsr
-            | StructureKind::Rhsa
-            | StructureKind::Andd
-            | StructureKind::Satc
-            | StructureKind::Sidp => {}
+            StructureKind::Atsr => try_push(&mut self.atsrs, Atsr::parse(structure)?)?,
+            StructureKind::Rhsa => try_push(&mut self.rhsas, Rhsa::parse(structure)?)?,
+            StructureKind::Andd => {
+                let andd = Andd::parse(structure)?;
+                andd.check_against(&self.andds, structure.start())?;
+                try_push(&mut self.andds, andd)?;
+            }
+            StructureKind::Satc => try_push(&mut self.satcs, Satc::parse(structure)?)?,
+            StructureKind::Sidp => try_push(&mut self.sidps, Sidp::parse(structure)?)?,
         }
         Ok(())
     }
@@ -170,6 +219,42 @@ impl Dmar {
     /// The reserved memory regions, in table order.
     pub fn rmrrs(&self) -> &[Rmrr] {
         &self.rmrrs
+    }
+
+    /// The root ports that let address translation services through, in table order.
+    pub fn atsrs(&self) -> &[Atsr] {
+        &self.atsrs
+    }
+
+    /// The proximity domains of units, in table order.
+    pub fn rhsas(&self) -> &[Rhsa] {
+        &self.rhsas
+    }
+
+    /// The devices of the ACPI name space, in table order.
+    pub fn andds(&self) -> &[Andd] {
+        &self.andds
+    }
+
+    /// The integrated devices that cache translations, in table order.
+    pub fn satcs(&self) -> &[Satc] {
+        &self.satcs
+    }
+
+    /// The integrated devices with properties of their own, in table order.
+    pub fn sidps(&self) -> &[Sidp] {
+        &self.sidps
+    }
+
+    /// The proximity domain of `unit`: where its tables are best allocated. `None` where firmware does not say.
+    pub fn proximity_of(&self, unit: &Drhd) -> Option<u32> {
+        self.rhsas.iter().find(|rhsa| rhsa.base == unit.base).map(|rhsa| rhsa.proximity_domain)
+    }
+
+    /// The name-space device that `scope` means; `None` for a scope of another kind, or where no device has its number.
+    pub fn namespace_device(&self, scope: &Scope) -> Option<&Andd> {
+        let is_namespace = scope.kind == ScopeKind::Namespace;
+        self.andds.iter().find(|andd| is_namespace && andd.number == scope.enumeration_id)
     }
 
     /// How many structures of `kind` the table has.

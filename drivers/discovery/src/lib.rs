@@ -2,9 +2,11 @@
 //!
 //! Takes what firmware and an enumerator of the PCI bus say, as bytes and plain values, checks it, and answers: which
 //! units there are ([`dmar`]), which of them serves a function and which memory firmware reserved for it ([`scope`]),
-//! under which requester ids an IOMMU sees a function and which functions cannot be kept apart ([`topology`]), where
-//! configuration space lies ([`mcfg`]); and from a devicetree memory, host bridges, units and stream ids
-//! ([`devicetree`]). Touches no hardware and finds no table: the embedder hands over the bytes.
+//! what every address space of a function must have ([`regions`]), which functions may cache translations ([`ats`]),
+//! what a function's configuration space says of address translation, and switching it ([`mod@pci`]), under which
+//! requester ids an IOMMU sees a function and which functions cannot be kept apart ([`topology`]), where configuration
+//! space lies ([`mcfg`]); and from a devicetree memory, host bridges, units and stream ids ([`devicetree`]). Finds no
+//! table and reaches no hardware by itself: the embedder hands over the bytes, and the access.
 //!
 //! Firmware is not trusted to be right: lengths, offsets and values are checked, the work is bounded by the table's
 //! length, no input panics, and every allocation may fail.
@@ -17,10 +19,16 @@
 //! | devicetree: IOMMUs | SMMUv3; functions by `iommu-map`, no `iommus` of platform devices, no `msi-map` |
 //! | devicetree: host bridges | `pci-host-ecam-generic`; windows of I/O ports are left out |
 //! | devicetree: nesting | 16 levels |
-//! | DMAR structures | DRHD and RMRR decoded; ATSR, RHSA, ANDD, SATC, SIDP length-checked and counted; others skipped |
+//! | DMAR structures | DRHD, RMRR, ATSR, RHSA, ANDD, SATC, SIDP decoded; others skipped; at most 1024 units |
 //! | scopes of I/O APICs and HPETs | parsed; used from interrupt remapping on |
 //! | quirks of devices (phantom functions, other aliases, access control under another name) | none |
-//! | SR-IOV | to come: a virtual function is one like others; no scope or group of its physical one covers it |
+//! | SR-IOV | virtual functions have the unit and the properties of their physical one once that is [known](topology::Topology::set_physical); groups take them as functions like others; they have no PASIDs |
+//! | PASIDs | neither the right to execute nor privileged mode is switched on |
+//! | page requests | recognised, left off |
+//! | caches of translations that are known to be broken | none is known |
+//! | ports that lead outside | the embedder [says](topology::Topology::set_external) which |
+//! | Intel scalable I/O virtualization | recognised; dependencies and flags of its capability are not looked at |
+//! | resets | the embedder's; not noticed |
 //! | hot-plug, renumbered buses, changed ACS | build the topology anew |
 //! | root bus that is conventional PCI | its devices count as apart |
 //!
@@ -81,11 +89,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod ats;
 mod bytes;
 pub mod devicetree;
 pub mod dmar;
 mod fallible;
 pub mod mcfg;
+pub mod pci;
+pub mod regions;
 mod sbdf;
 pub mod scope;
 mod table;

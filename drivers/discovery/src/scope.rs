@@ -4,12 +4,15 @@
 //! Scopes name devices by a path of bridges, so that they hold however buses below the first are numbered. Scopes of
 //! I/O APICs and HPETs, which make interrupts only, match no function. A scope that names nothing there is to be
 //! found is no error: [`unresolved_scopes`] reports it.
+//!
+//! Firmware names neither virtual functions nor, of a device whose functions take a whole bus (ARI), those above 7: they
+//! belong to the unit of their [physical function](Topology::set_physical), and of function 0.
 
 mod unresolved;
 
 pub use unresolved::{ScopeOwner, UnresolvedCause, UnresolvedScope, unresolved_scopes};
 
-use crate::dmar::{Dmar, Rmrr, Scope, ScopeKind};
+use crate::dmar::{DeviceProperties, Dmar, Drhd, Rmrr, Scope, ScopeKind};
 use crate::sbdf::Sbdf;
 use crate::topology::{FunctionKind, Topology};
 
@@ -45,6 +48,12 @@ pub fn resolve(scope: &Scope, segment: u16, topology: &Topology) -> Result<Sbdf,
 /// given away.
 pub fn unit_of(dmar: &Dmar, topology: &Topology, function: Sbdf) -> Option<usize> {
     topology.get(function)?;
+    let exactly = |scope: &Scope| claim(scope, topology, function) == Some(Claim::Exact);
+    let of_segment = |drhd: &&Drhd| drhd.segment == function.segment;
+    let is_named = || dmar.drhds().iter().filter(of_segment).any(|drhd| drhd.scopes.iter().any(exactly));
+    // A virtual function is not at the place that a scope with its number meant.
+    let is_virtual = topology.physical(function).is_some();
+    let function = if is_virtual || !is_named() { topology.named_for(function) } else { function };
     let units = || dmar.drhds().iter().enumerate().filter(|(_, drhd)| drhd.segment == function.segment);
     let claims = units().flat_map(|(index, drhd)| {
         let scopes = drhd.scopes.iter();
@@ -65,6 +74,19 @@ pub fn reserved_regions<'a>(
     dmar.rmrrs().iter().filter(move |rmrr| {
         rmrr.segment == function.segment && rmrr.scopes.iter().any(|scope| reserves_for(scope, topology, function))
     })
+}
+
+/// What firmware says of the integrated device `function` (VT-d section 8.9): all that scopes say that name it.
+pub fn properties_of(dmar: &Dmar, topology: &Topology, function: Sbdf) -> DeviceProperties {
+    let of_segment = dmar.sidps().iter().filter(|sidp| sidp.segment == function.segment);
+    let scopes = of_segment.flat_map(|sidp| &sidp.scopes);
+    let named = scopes.filter(|scope| names(scope, topology, function));
+    named.fold(DeviceProperties::NONE, |all, scope| all | DeviceProperties::new(scope.flags))
+}
+
+/// Whether `scope`, of a structure for the segment of `function`, names it or what it counts as, or a bridge above.
+pub(crate) fn names(scope: &Scope, topology: &Topology, function: Sbdf) -> bool {
+    claim(scope, topology, topology.named_for(function)).is_some()
 }
 
 /// How closely a scope names a function; the greater, the closer.

@@ -74,6 +74,50 @@ pub fn rmrr(segment: u16, base: u64, limit: u64, scopes: &[Vec<u8>]) -> Vec<u8> 
     structure(1, &body)
 }
 
+/// An ATSR or a SATC structure.
+fn with_scopes(kind: u16, flags: u8, segment: u16, scopes: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::from([flags, 0]);
+    body.extend_from_slice(&segment.to_le_bytes());
+    scopes.iter().for_each(|scope| body.extend_from_slice(scope));
+    structure(kind, &body)
+}
+
+/// An ATSR structure. `flags` bit 0 is ALL_PORTS.
+pub fn atsr(flags: u8, segment: u16, scopes: &[Vec<u8>]) -> Vec<u8> {
+    with_scopes(2, flags, segment, scopes)
+}
+
+/// A SATC structure. `flags` bit 0 is ATC_REQUIRED.
+pub fn satc(flags: u8, segment: u16, scopes: &[Vec<u8>]) -> Vec<u8> {
+    with_scopes(5, flags, segment, scopes)
+}
+
+/// A SIDP structure.
+pub fn sidp(segment: u16, scopes: &[Vec<u8>]) -> Vec<u8> {
+    with_scopes(6, 0, segment, scopes)
+}
+
+/// An RHSA structure.
+pub fn rhsa(base: u64, proximity_domain: u32) -> Vec<u8> {
+    let mut body = Vec::from([0; 4]);
+    body.extend_from_slice(&base.to_le_bytes());
+    body.extend_from_slice(&proximity_domain.to_le_bytes());
+    structure(3, &body)
+}
+
+/// An ANDD structure; `name` with its end.
+pub fn andd(number: u8, name: &[u8]) -> Vec<u8> {
+    let mut body = Vec::from([0, 0, 0, number]);
+    body.extend_from_slice(name);
+    structure(4, &body)
+}
+
+/// `scope` with these flags.
+pub fn with_flags(mut scope: Vec<u8>, flags: u8) -> Vec<u8> {
+    scope[2] = flags;
+    scope
+}
+
 /// A device scope.
 pub fn scope(kind: u8, enumeration_id: u8, start_bus: u8, path: &[(u8, u8)]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -27,6 +27,16 @@ struct Node {
     function: Function,
     /// Index of the bridge whose bus this function is on; `None` on a root bus.
     parent: Option<usize>,
+    /// The physical function that this is a virtual one of.
+    physical: Option<Sbdf>,
+    /// What is below can be plugged in by whoever has the machine in hand.
+    external: bool,
+}
+
+impl Node {
+    fn new(function: Function) -> Self {
+        Self { function, parent: None, physical: None, external: false }
+    }
 }
 
 /// The buses below a bridge.
@@ -58,7 +68,7 @@ impl Topology {
     ///
     /// Addresses that occur twice, and bridges whose bus ranges are no tree: see [`TopologyError`].
     pub fn new(functions: impl IntoIterator<Item = Function>) -> Result<Self, TopologyError> {
-        let mut nodes = try_collect(functions.into_iter().map(|function| Node { function, parent: None }))?;
+        let mut nodes = try_collect(functions.into_iter().map(Node::new))?;
         nodes.sort_unstable_by_key(|node| node.function.sbdf);
         let twice = nodes.iter().zip(nodes.iter().skip(1)).find(|(a, b)| a.function.sbdf == b.function.sbdf);
         if let Some((node, _)) = twice {
@@ -104,6 +114,68 @@ impl Topology {
     /// [`TopologyError::OutOfMemory`] only.
     pub fn groups(&self) -> Result<Groups, TopologyError> {
         Ok(Groups::new(self)?)
+    }
+
+    /// Notes that `virtual_function` is a virtual function of `physical` (SR-IOV). An enumerator knows by the SR-IOV
+    /// capability: see [`crate::pci::Sriov::virtual_functions`]. Whether both are in the topology, apart, of one segment,
+    /// and `physical` is no virtual one itself; where not, nothing is noted.
+    pub fn set_physical(&mut self, virtual_function: Sbdf, physical: Sbdf) -> bool {
+        let is_physical = self.index_of(physical).and_then(|index| self.nodes.get(index));
+        let fits = virtual_function != physical
+            && virtual_function.segment == physical.segment
+            && is_physical.is_some_and(|node| node.physical.is_none())
+            // Nor has it virtual functions itself.
+            && !self.nodes.iter().any(|node| node.physical == Some(virtual_function));
+        match self.index_of(virtual_function).and_then(|index| self.nodes.get_mut(index)) {
+            Some(node) if fits => {
+                node.physical = Some(physical);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The physical function of `sbdf`; `None` where it is not [known](Topology::set_physical) as a virtual one.
+    pub fn physical(&self, sbdf: Sbdf) -> Option<Sbdf> {
+        self.index_of(sbdf).and_then(|index| self.nodes.get(index)).and_then(|node| node.physical)
+    }
+
+    /// Notes that whoever has the machine in hand can plug devices in below `port`: what is there is not trusted. Firmware
+    /// says so of a port by the property `ExternalFacingPort` (ACPI) or `external-facing` (devicetree). Whether there is
+    /// such a function.
+    pub fn set_external(&mut self, port: Sbdf) -> bool {
+        let node = self.index_of(port).and_then(|index| self.nodes.get_mut(index));
+        node.map(|node| node.external = true).is_some()
+    }
+
+    /// Whether `sbdf` is below a port that is [known](Topology::set_external) to lead outside.
+    pub fn is_external(&self, sbdf: Sbdf) -> bool {
+        self.bridges_above(sbdf).any(|node| node.external)
+    }
+
+    /// The bridges that requests of `sbdf` pass on their way to the root, in that order.
+    pub fn way_up(&self, sbdf: Sbdf) -> impl Iterator<Item = &Function> + '_ {
+        self.bridges_above(sbdf).map(|node| &node.function)
+    }
+
+    /// The bridges above `sbdf`, the nearest first.
+    fn bridges_above(&self, sbdf: Sbdf) -> impl Iterator<Item = &Node> + '_ {
+        let node = |index: usize| self.nodes.get(index);
+        let nearest = self.bridge_above(sbdf.segment, sbdf.id.bus()).and_then(node);
+        // Each step leads to a lower bus number: at most 255 of them.
+        core::iter::successors(nearest, move |below| below.parent.and_then(node))
+    }
+
+    /// The function that the scopes of firmware mean when they mean `sbdf` (VT-d section 8.3.1): of a virtual function its
+    /// physical one; of a device that takes a whole bus (ARI), and is not on a root bus, function 0 for those above 7.
+    pub(crate) fn named_for(&self, sbdf: Sbdf) -> Sbdf {
+        let named = self.physical(sbdf).unwrap_or(sbdf);
+        let on_a_link = self.parent(named).and_then(|bridge| bridge.port).is_some_and(PcieType::is_port);
+        let inside_a_switch = self.parent(named).is_some_and(|bridge| bridge.port == Some(PcieType::UpstreamPort));
+        match Sbdf::from_parts(named.segment, named.id.bus(), 0, 0) {
+            Some(first) if on_a_link && !inside_a_switch && named.id.device() != 0 => first,
+            _ => named,
+        }
     }
 
     fn index_of(&self, sbdf: Sbdf) -> Option<usize> {

@@ -132,6 +132,11 @@ pub enum DmarError {
         /// The segment.
         segment: u16,
     },
+    /// There are more than 1024 units.
+    TooManyUnits {
+        /// Where the first DRHD structure begins that is one too many.
+        offset: usize,
+    },
     /// A reserved region's base lies above its limit.
     ReservedReversed {
         /// Where the RMRR structure begins.
@@ -149,6 +154,30 @@ pub enum DmarError {
         base: u64,
         /// The limit, inclusive.
         limit: u64,
+    },
+    /// The name of a name-space device does not end within its structure.
+    NameUnterminated {
+        /// Where the ANDD structure begins.
+        offset: usize,
+    },
+    /// A name-space device has no name.
+    NameEmpty {
+        /// Where the ANDD structure begins.
+        offset: usize,
+    },
+    /// The name of a name-space device holds a character that no ACPI path has.
+    NameCharacter {
+        /// Where the character lies.
+        offset: usize,
+        /// The character.
+        byte: u8,
+    },
+    /// Two name-space devices have the same number.
+    NumberTaken {
+        /// Where the second ANDD structure begins.
+        offset: usize,
+        /// The number.
+        number: u8,
     },
     /// No memory for the result.
     OutOfMemory,
@@ -197,12 +226,17 @@ impl fmt::Display for DmarError {
             Self::AfterIncludeAll { offset, segment } => {
                 write!(f, "unit at {offset:#x} comes after INCLUDE_PCI_ALL of segment {segment:#x}")
             }
+            Self::TooManyUnits { offset } => write!(f, "unit at {offset:#x} is one too many"),
             Self::ReservedReversed { offset, base, limit } => {
                 write!(f, "reserved region at {offset:#x}: base {base:#x} above limit {limit:#x}")
             }
             Self::ReservedMisaligned { offset, base, limit } => {
                 write!(f, "reserved region at {offset:#x}: {base:#x}..={limit:#x} is not whole pages")
             }
+            Self::NameUnterminated { offset } => write!(f, "name of the device at {offset:#x} does not end"),
+            Self::NameEmpty { offset } => write!(f, "device at {offset:#x} has no name"),
+            Self::NameCharacter { offset, byte } => write!(f, "byte {byte:#04x} at {offset:#x} is in no ACPI path"),
+            Self::NumberTaken { offset, number } => write!(f, "device at {offset:#x} repeats number {number}"),
             Self::OutOfMemory => OutOfMemory.fmt(f),
         }
     }

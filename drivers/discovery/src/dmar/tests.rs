@@ -1,7 +1,10 @@
 use super::*;
 use crate::OutOfBounds;
 use crate::TableError;
-use crate::test_tables::{QEMU_DMAR, dmar, drhd, include_all, large, put, rmrr, scope, seal, structure, table};
+use crate::test_tables::{
+    QEMU_DMAR, andd, atsr, dmar, drhd, include_all, large, put, rhsa, rmrr, satc, scope, seal, sidp, structure, table,
+    with_flags,
+};
 use alloc::vec;
 use iommu_core::addr::PhysAddr;
 use proptest::prelude::*;
@@ -82,6 +85,107 @@ fn a_table_with_everything() {
     assert_eq!(regions, [(0, 0x7b80_0000, 0x7fff_ffff, 1), (1, 0, 0xfff, 2)]);
     let counts = StructureKind::ALL.map(|kind| dmar.count(kind));
     assert_eq!((counts, dmar.unknown()), ([5, 2, 1, 1, 1, 1, 1], 1));
+}
+
+#[test]
+fn what_may_cache_translations() {
+    let table = dmar(&[
+        atsr(1, 0, &[]),
+        atsr(0xfe, 3, &[scope(2, 0, 0, &[(1, 0)]), scope(2, 0, 0, &[(2, 0)])]),
+        satc(1, 2, &[scope(1, 0, 0, &[(0x14, 0)])]),
+        satc(0xfe, 0, &[]),
+        sidp(5, &[with_flags(scope(1, 0, 0, &[(0x15, 0)]), 0b1_0010), scope(1, 0, 0, &[(0x16, 0)])]),
+    ]);
+    let dmar = Dmar::parse(&table).unwrap();
+    let atsrs: Vec<_> = dmar.atsrs().iter().map(|a| (a.segment, a.all_ports, a.scopes.len())).collect();
+    assert_eq!(atsrs, [(0, true, 0), (3, false, 2)]);
+    assert_eq!(dmar.atsrs()[1].scopes[1].path, [hop(2, 0)]);
+    let satcs: Vec<_> = dmar.satcs().iter().map(|s| (s.segment, s.required, s.scopes.len())).collect();
+    assert_eq!(satcs, [(2, true, 1), (0, false, 0)]);
+    let sidps: Vec<_> = dmar.sidps().iter().map(|s| (s.segment, s.scopes.len())).collect();
+    assert_eq!(sidps, [(5, 2)]);
+    assert_eq!(dmar.sidps()[0].scopes.iter().map(|scope| scope.flags).collect::<Vec<_>>(), [0b1_0010, 0]);
+}
+
+#[test]
+fn every_property_is_a_bit_of_its_own() {
+    let all = |raw| {
+        let p = DeviceProperties::new(raw);
+        [p.no_nested_rid(), p.no_walk_snoop(), p.no_page_snoop(), p.hardened_cache(), p.cache_required()]
+    };
+    for bit in 0..8 {
+        let mut expected = [false; 5];
+        expected.iter_mut().enumerate().for_each(|(at, set)| *set = at == bit);
+        assert_eq!(all(1 << bit), expected);
+    }
+    assert_eq!(DeviceProperties::new(0xff), DeviceProperties::new(0x1f));
+    assert_eq!(DeviceProperties::new(1) | DeviceProperties::new(8), DeviceProperties::new(9));
+}
+
+#[test]
+fn units_have_a_place_in_memory() {
+    let table = dmar(&[
+        drhd(0, 0, 0, 0x1000, &[]),
+        drhd(1, 0, 0, 0x2000, &[]),
+        rhsa(0x2000, 0x0102_0304),
+        rhsa(0x9000, 7),
+        rhsa(0x2000, 9),
+    ]);
+    let dmar = Dmar::parse(&table).unwrap();
+    assert_eq!(dmar.rhsas()[1], Rhsa { base: PhysAddr::new(0x9000), proximity_domain: 7 });
+    let places: Vec<_> = dmar.drhds().iter().map(|unit| dmar.proximity_of(unit)).collect();
+    assert_eq!(places, [None, Some(0x0102_0304)]);
+}
+
+#[test]
+fn devices_of_the_name_space_have_numbers() {
+    let names: [&[u8]; 2] = [b"\\_SB.PCI0.I2C0\0\0\0", b"^UAR1\0"];
+    let table = dmar(&[
+        drhd(1, 0, 0, 0x1000, &[scope(5, 9, 0, &[(0x15, 0)]), scope(1, 9, 0, &[(2, 0)])]),
+        andd(4, names[0]),
+        andd(9, names[1]),
+    ]);
+    let dmar = Dmar::parse(&table).unwrap();
+    let found: Vec<_> = dmar.andds().iter().map(|andd| (andd.number, andd.name.as_str())).collect();
+    assert_eq!(found, [(4, "\\_SB.PCI0.I2C0"), (9, "^UAR1")]);
+    let scopes = &dmar.drhds()[0].scopes;
+    assert_eq!(dmar.namespace_device(&scopes[0]).map(|andd| andd.number), Some(9));
+    assert_eq!(dmar.namespace_device(&scopes[1]), None);
+}
+
+#[test]
+fn names_end_and_are_paths() {
+    let parse = |name: &[u8]| Dmar::parse(&dmar(&[andd(1, name)])).map(|dmar| dmar.andds().len());
+    let offset = FIRST;
+    for endless in [&b""[..], b"\\_SB.X"] {
+        assert_eq!(parse(endless), Err(DmarError::NameUnterminated { offset }));
+    }
+    assert_eq!(parse(b"\0"), Err(DmarError::NameEmpty { offset }));
+    assert_eq!(parse(b"\\_SB\xff\0"), Err(DmarError::NameCharacter { offset: FIRST + 8 + 4, byte: 0xff }));
+    assert_eq!(parse(b"a b\0"), Err(DmarError::NameCharacter { offset: FIRST + 8 + 1, byte: b' ' }));
+    assert_eq!(parse(b"\x1b[2J\0"), Err(DmarError::NameCharacter { offset: FIRST + 8, byte: 0x1b }));
+    // What is behind the end is not looked at.
+    assert_eq!(parse(b"A\0\xff\xff"), Ok(1));
+    let twice = Dmar::parse(&dmar(&[andd(1, b"A\0"), andd(2, b"B\0"), andd(1, b"C\0")]));
+    assert_eq!(twice, Err(DmarError::NumberTaken { offset: FIRST + 2 * 10, number: 1 }));
+}
+
+#[test]
+fn scopes_of_every_structure_are_checked() {
+    let short = vec![1, 5, 0, 0, 0, 0];
+    type Makes = fn(&[Vec<u8>]) -> Vec<u8>;
+    let makes: [Makes; 3] = [|s| atsr(0, 0, s), |s| satc(0, 0, s), |s| sidp(0, s)];
+    for make in makes {
+        let error = DmarError::ScopeTooShort { offset: FIRST + 8, length: 5 };
+        assert_eq!(Dmar::parse(&dmar(&[make(core::slice::from_ref(&short))])), Err(error));
+    }
+}
+
+#[test]
+fn there_is_a_limit_to_units() {
+    let units = |count: u64| (1..=count).map(|n| drhd(0, 0, 0, n << 12, &[])).collect::<Vec<_>>();
+    assert_eq!(Dmar::parse(&dmar(&units(1024))).map(|dmar| dmar.drhds().len()), Ok(1024));
+    assert_eq!(Dmar::parse(&dmar(&units(1025))), Err(DmarError::TooManyUnits { offset: FIRST + 1024 * 16 }));
 }
 
 #[test]
@@ -304,6 +408,17 @@ fn check_accepted(dmar: &Dmar, bytes: &[u8]) {
         assert!(region.start <= region.last && region.start.is_aligned(4096));
         scopes(&region.scopes);
     }
+    dmar.atsrs().iter().for_each(|atsr| scopes(&atsr.scopes));
+    dmar.satcs().iter().for_each(|satc| scopes(&satc.scopes));
+    dmar.sidps().iter().for_each(|sidp| scopes(&sidp.scopes));
+    for (index, andd) in dmar.andds().iter().enumerate() {
+        assert!(!andd.name.is_empty() && andd.name.bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(dmar.andds()[index + 1..].iter().all(|other| other.number != andd.number));
+    }
+    let lens = [dmar.drhds().len(), dmar.rmrrs().len(), dmar.atsrs().len(), dmar.rhsas().len()];
+    let lens = lens.into_iter().chain([dmar.andds().len(), dmar.satcs().len(), dmar.sidps().len()]);
+    let counts = StructureKind::ALL.map(|kind| dmar.count(kind) as usize);
+    assert_eq!(lens.collect::<Vec<_>>(), counts);
 }
 
 /// What an error says must lie inside the table, so that it can be looked up there.

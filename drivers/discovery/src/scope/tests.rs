@@ -1,6 +1,6 @@
 use super::*;
 use crate::test_pci::{at, bridge, conventional, express, q35};
-use crate::test_tables::{self, dmar, drhd, rmrr, scope};
+use crate::test_tables::{self, atsr, dmar, drhd, rmrr, satc, scope, sidp, with_flags};
 use crate::topology::{Function, PcieType};
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -222,6 +222,81 @@ fn scopes_that_name_nothing_are_reported() {
         (ScopeOwner::Rmrr(1), UnresolvedCause::NoFunction { at: elsewhere }),
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn every_structures_scopes_are_looked_up() {
+    let nowhere = || scope(ENDPOINT, 0, 0, &[(9, 0)]);
+    let table = dmar(&[
+        atsr(0, 0, &[scope(BRIDGE, 0, 0, &[(1, 0)]), nowhere()]),
+        satc(0, 0, &[scope(ENDPOINT, 0, 0, &[(2, 0)]), nowhere()]),
+        sidp(0, &[nowhere()]),
+    ]);
+    let (dmar, topology) = (Dmar::parse(&table).unwrap(), topology());
+    let owners: Vec<_> = unresolved_scopes(&dmar, &topology).map(|found| found.owner).collect();
+    assert_eq!(owners, [ScopeOwner::Atsr(0), ScopeOwner::Satc(0), ScopeOwner::Sidp(0)]);
+}
+
+#[test]
+fn properties_add_up() {
+    let at_two = |flags| with_flags(scope(ENDPOINT, 0, 0, &[(2, 0)]), flags);
+    let table = dmar(&[
+        sidp(0, &[at_two(1), with_flags(scope(ENDPOINT, 0, 0, &[(7, 0)]), 2)]),
+        sidp(0, &[at_two(8)]),
+        sidp(1, &[at_two(16)]),
+    ]);
+    let (dmar, mut topology) = (Dmar::parse(&table).unwrap(), topology());
+    let of = |topology: &Topology, sbdf| properties_of(&dmar, topology, sbdf);
+    assert_eq!(of(&topology, at(0, 2, 0)), DeviceProperties::new(9));
+    assert_eq!(of(&topology, at(0, 7, 0)), DeviceProperties::new(2));
+    assert_eq!(of(&topology, at(3, 0, 0)), DeviceProperties::NONE);
+    // A virtual function has its physical one's.
+    assert!(topology.set_physical(at(0, 7, 0), at(0, 2, 0)));
+    assert_eq!(of(&topology, at(0, 7, 0)), DeviceProperties::new(9));
+}
+
+#[test]
+fn a_virtual_function_is_its_physical_ones_units() {
+    // Virtual functions of 03:00.0 on its own bus and on the next, which only the port's range covers.
+    let port = bridge(at(0, 1, 0), Some(PcieType::RootPort), 3, 4);
+    let all = [port, express(at(0, 2, 0)), express(at(3, 0, 0)), express(at(3, 0x10, 1)), express(at(4, 0, 2))];
+    let mut topology = Topology::new(all).unwrap();
+    let table = dmar(&[
+        drhd(0, 0, 0, 0x1000, &[scope(ENDPOINT, 0, 0, &[(1, 0), (0, 0)])]),
+        // What it names by number is another function's place.
+        drhd(0, 0, 0, 0x2000, &[scope(ENDPOINT, 0, 3, &[(0x10, 1)]), scope(ENDPOINT, 0, 4, &[(0, 2)])]),
+        drhd(1, 0, 0, 0x3000, &[]),
+    ]);
+    let dmar = Dmar::parse(&table).unwrap();
+    let unit = |topology: &Topology, sbdf| unit_of(&dmar, topology, sbdf);
+    assert_eq!(unit(&topology, at(4, 0, 2)), Some(1));
+    for function in [at(3, 0x10, 1), at(4, 0, 2)] {
+        assert!(topology.set_physical(function, at(3, 0, 0)));
+        assert_eq!((unit(&topology, function), topology.physical(function)), (Some(0), Some(at(3, 0, 0))));
+    }
+    // Nothing that makes no sense is noted.
+    assert!(!topology.set_physical(at(3, 0, 0), at(3, 0, 0)), "its own");
+    assert!(!topology.set_physical(at(0, 2, 0), at(4, 0, 2)), "of a virtual one");
+    assert!(!topology.set_physical(at(3, 0, 0), at(0, 2, 0)), "a physical one");
+    assert!(!topology.set_physical(at(3, 0, 1), at(0, 2, 0)) && !topology.set_physical(at(0, 2, 0), at(9, 0, 0)));
+    assert_eq!((topology.physical(at(3, 0, 0)), topology.physical(at(0, 2, 0))), (None, None));
+}
+
+#[test]
+fn functions_above_seven_are_where_function_0_is() {
+    let port = bridge(at(0, 1, 0), Some(PcieType::RootPort), 3, 3);
+    let topology =
+        Topology::new([port, express(at(3, 0, 0)), express(at(3, 0, 1)), express(at(3, 1, 0)), express(at(3, 2, 3))]);
+    let topology = topology.unwrap();
+    let table = dmar(&[
+        drhd(0, 0, 0, 0x1000, &[scope(ENDPOINT, 0, 0, &[(1, 0), (0, 0)])]),
+        drhd(0, 0, 0, 0x2000, &[scope(ENDPOINT, 0, 0, &[(1, 0), (2, 3)])]),
+        drhd(1, 0, 0, 0x3000, &[]),
+    ]);
+    let dmar = Dmar::parse(&table).unwrap();
+    let units = [at(3, 0, 0), at(3, 0, 1), at(3, 1, 0), at(3, 2, 3)].map(|sbdf| unit_of(&dmar, &topology, sbdf));
+    // Functions up to 7 are named one by one; so may those above be.
+    assert_eq!(units, [Some(0), Some(2), Some(0), Some(1)]);
 }
 
 #[test]

@@ -45,11 +45,18 @@ impl fmt::Display for UnresolvedCause {
 
 /// The structure that a scope belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ScopeOwner {
     /// The unit with this index in [`Dmar::drhds`].
     Drhd(usize),
     /// The reserved region with this index in [`Dmar::rmrrs`].
     Rmrr(usize),
+    /// The root ports with this index in [`Dmar::atsrs`].
+    Atsr(usize),
+    /// The integrated devices with this index in [`Dmar::satcs`].
+    Satc(usize),
+    /// The integrated devices with this index in [`Dmar::sidps`].
+    Sidp(usize),
 }
 
 /// A scope that names nothing, or not what it says.
@@ -63,14 +70,20 @@ pub struct UnresolvedScope<'d> {
     pub cause: UnresolvedCause,
 }
 
-/// The scopes of units and reserved regions that name no function of `topology`, or one of another kind. Scopes of I/O
+/// The scopes that name no function of `topology`, or one of another kind. Scopes of I/O
 /// APICs, HPETs and name-space devices are left out: those need not be PCI functions.
 pub fn unresolved_scopes<'a>(dmar: &'a Dmar, topology: &'a Topology) -> impl Iterator<Item = UnresolvedScope<'a>> + 'a {
     let drhds = dmar.drhds().iter().enumerate();
     let drhds = drhds.map(|(index, drhd)| (ScopeOwner::Drhd(index), drhd.segment, &drhd.scopes));
     let rmrrs = dmar.rmrrs().iter().enumerate();
     let rmrrs = rmrrs.map(|(index, rmrr)| (ScopeOwner::Rmrr(index), rmrr.segment, &rmrr.scopes));
-    drhds.chain(rmrrs).flat_map(move |(owner, segment, scopes)| {
+    let atsrs = dmar.atsrs().iter().enumerate();
+    let atsrs = atsrs.map(|(index, atsr)| (ScopeOwner::Atsr(index), atsr.segment, &atsr.scopes));
+    let satcs = dmar.satcs().iter().enumerate();
+    let satcs = satcs.map(|(index, satc)| (ScopeOwner::Satc(index), satc.segment, &satc.scopes));
+    let sidps = dmar.sidps().iter().enumerate();
+    let sidps = sidps.map(|(index, sidp)| (ScopeOwner::Sidp(index), sidp.segment, &sidp.scopes));
+    drhds.chain(rmrrs).chain(atsrs).chain(satcs).chain(sidps).flat_map(move |(owner, segment, scopes)| {
         let scopes = scopes.iter();
         scopes.filter_map(move |scope| {
             let cause = check(scope, segment, topology).err()?;
