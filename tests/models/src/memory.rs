@@ -9,6 +9,7 @@
 //! write-back, which hardware may do at any moment, is what coherent mode shows; a test of publish order runs in both.
 
 mod arena;
+mod buffer;
 mod hal;
 mod snapshot;
 mod view;
@@ -100,6 +101,8 @@ pub struct TestMemory {
     memory: Arena,
     /// What devices see of frames that they do not snoop; `None` in coherent mode.
     shadow: Option<Arena>,
+    /// What walkers see where stores are buffered.
+    buffer: spin::Once<buffer::WriteBuffer>,
     frames: Mutex<Frames>,
     observer: Mutex<Option<Observer>>,
     maintenance: Mutex<Vec<Maintenance>>,
@@ -129,6 +132,7 @@ impl TestMemory {
             base: base.get(),
             memory: Arena::new(base.get(), frames),
             shadow: None,
+            buffer: spin::Once::new(),
             frames: Mutex::new(Frames {
                 states: alloc::vec![State::Fresh; frames],
                 next: 0,

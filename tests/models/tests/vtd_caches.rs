@@ -22,7 +22,8 @@ fn a_translation_stays_until_an_invalidation_covers_it() {
     bench.iotlb_page(DOMAIN, 0x5000, 0);
     bench.iotlb_page(OTHER, 0x3000, 0);
     bench.iotlb_domain(OTHER);
-    bench.pasid_iotlb(DOMAIN, 0);
+    bench.pasid_iotlb_page(DOMAIN, 0, 0x3000, 0);
+    bench.pasid_iotlb(DOMAIN, 1);
     bench.context_device(RID);
     bench.pasid_cache(DOMAIN, 0);
     assert_eq!((bench.read_at(0x3000), bench.read_at(0x4000)), stale);
@@ -36,6 +37,9 @@ fn a_translation_stays_until_an_invalidation_covers_it() {
     bench.map(4, 0x9000);
     bench.submit(0x12, 0);
     assert_eq!(bench.read_at(0x4000), Ok(0x9000));
+    bench.map(4, 0xa000);
+    bench.pasid_iotlb(DOMAIN, 0);
+    assert_eq!(bench.read_at(0x4000), Ok(0xa000), "PASID-selective covers every kind");
 }
 
 #[test]
@@ -44,8 +48,8 @@ fn first_stage_translations_go_by_domain_and_pasid() {
     bench.map(3, 0x5000);
     assert_eq!(bench.write_at(0x3000), Ok(0x5000));
     bench.set(bench.leaf(3), 0);
-    bench.iotlb_domain(DOMAIN);
-    bench.iotlb_page(DOMAIN, 0x3000, 0);
+    bench.iotlb_domain(OTHER);
+    bench.iotlb_page(OTHER, 0x3000, 0);
     bench.pasid_iotlb(DOMAIN, 1);
     bench.pasid_iotlb(OTHER, 0);
     bench.pasid_iotlb_page(DOMAIN, 0, 0x4000, 0);
@@ -57,6 +61,14 @@ fn first_stage_translations_go_by_domain_and_pasid() {
     bench.set(bench.leaf(3), 0);
     bench.pasid_iotlb(DOMAIN, 0);
     assert_eq!(bench.write_at(0x3000), Err(FaultCode::FIRST_NOT_PRESENT));
+    // Type 2 takes a domain's first stage as a whole, whatever the address.
+    for low in [DOMAIN << 16 | 2 << 4 | 2, DOMAIN << 16 | 3 << 4 | 2] {
+        bench.map(3, 0x7000);
+        assert_eq!(bench.write_at(0x3000), Ok(0x7000));
+        bench.set(bench.leaf(3), 0);
+        bench.submit(low, 0x10_0000);
+        assert_eq!(bench.write_at(0x3000), Err(FaultCode::FIRST_NOT_PRESENT));
+    }
 }
 
 #[test]
@@ -161,9 +173,18 @@ fn pass_through_goes_by_pasid() {
     assert_eq!(bench.write_at(0x12_3456), Ok(0x12_3456));
     bench.set(bench.pasids, 0);
     bench.pasid_cache(DOMAIN, 0);
-    bench.iotlb_domain(DOMAIN);
+    // Pages of type 6 are the first stage's.
+    bench.pasid_iotlb_page(DOMAIN, 0, 0x12_3000, 0);
+    bench.iotlb_page(DOMAIN, 0x12_4000, 0);
+    bench.iotlb_domain(OTHER);
     assert_eq!(bench.write_at(0x12_3456), Ok(0x12_3456));
     bench.pasid_iotlb(DOMAIN, 0);
+    assert_eq!(bench.write_at(0x12_3456), Err(FaultCode::PASID_NOT_PRESENT));
+    bench.set(bench.pasids, 4 << 6 | 2 << 2 | 1);
+    assert_eq!(bench.write_at(0x12_3456), Ok(0x12_3456));
+    bench.set(bench.pasids, 0);
+    bench.pasid_cache(DOMAIN, 0);
+    bench.iotlb_page(DOMAIN, 0x12_3000, 0);
     assert_eq!(bench.write_at(0x12_3456), Err(FaultCode::PASID_NOT_PRESENT));
 }
 
@@ -188,7 +209,11 @@ fn what_is_not_present_is_kept_with_caching_mode_only() {
         assert_eq!(bench.read_at(0), Err(FaultCode::PASID_NOT_PRESENT));
         bench.set(bench.pasids, entry);
         assert_eq!(bench.read_at(0), stale(FaultCode::PASID_NOT_PRESENT));
+        // What would fault is tagged with domain id 0.
         bench.pasid_cache(DOMAIN, 0);
+        bench.pasid_cache(0, 1);
+        assert_eq!(bench.read_at(0), stale(FaultCode::PASID_NOT_PRESENT));
+        bench.pasid_cache(0, 0);
         assert_eq!(bench.read_at(0), Ok(0x5000));
         // A context entry.
         let entry = bench.get(bench.context_entry(RID));

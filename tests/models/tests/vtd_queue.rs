@@ -197,7 +197,7 @@ fn scalable_descriptors_need_a_scalable_root() {
     bench.start_queue();
     assert!(bench.wait(1));
     bench.submit(0x37, 0);
-    assert_eq!((bench.read32(FSTS), bench.read64(IQERCD)), (IQE, 7));
+    assert_eq!((bench.read32(FSTS), bench.read64(IQERCD)), (IQE, 3));
 }
 
 #[test]
@@ -297,9 +297,5 @@ fn device_tlbs_are_left_alone_while_translation_is_off() {
 fn odd_invalidations_are_flagged() {
     let mut bench = Bench::up(Config::second_stage());
     bench.iotlb_page(DOMAIN, 0x3000, 1);
-    bench.submit(0x5_0021, 0);
-    assert_eq!(
-        bench.model.violations(),
-        [Violation::InvalidationMisaligned { address: 0x3000, mask: 1 }, Violation::NoEffect { descriptor: 0x5_0021 },]
-    );
+    assert_eq!(bench.model.violations(), [Violation::InvalidationMisaligned { address: 0x3000, mask: 1 }]);
 }

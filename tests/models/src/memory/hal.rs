@@ -14,6 +14,7 @@ impl TestMemory {
                 arena.word(word).store(value, Ordering::Relaxed);
             }
         }
+        self.fill_buffer(first * WORDS..(first + count) * WORDS, value);
     }
 
     /// First of `count` free frames aligned to their size, all below frame number `limit`.
@@ -37,6 +38,10 @@ impl TestMemory {
             if frames.states[word / WORDS].memory() == Some(WalkerMemory::NonCoherent) {
                 to.word(word).store(from.word(word).load(Ordering::Acquire), Ordering::Release);
             }
+        }
+        drop(frames);
+        if to_device {
+            self.buffer_words(offset / 8..(offset + len).div_ceil(8));
         }
     }
 
@@ -125,6 +130,8 @@ unsafe impl Hal for TestMemory {
 
     fn stored(&self, phys: PhysAddr) {
         assert!(self.is_allocated(phys), "store to {phys}, which is not allocated");
+        let word = ((phys.get() - self.base) / 8) as usize;
+        self.buffer_words(word..word + 1);
         if let Some(observer) = &mut *self.observer.lock() {
             observer(self, phys);
         }

@@ -99,7 +99,7 @@ impl TestMemory {
     }
 
     /// Where devices see frames with this `memory`.
-    fn seen_arena(&self, memory: Option<WalkerMemory>) -> &Arena {
+    pub(super) fn seen_arena(&self, memory: Option<WalkerMemory>) -> &Arena {
         match (&self.shadow, memory) {
             (Some(shadow), Some(WalkerMemory::NonCoherent)) => shadow,
             _ => &self.memory,

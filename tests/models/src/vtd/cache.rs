@@ -1,11 +1,17 @@
 //! The unit's caches, which keep what they may keep (section 6.2).
 //!
-//! Nothing is ever evicted: only an invalidation that covers an entry takes it away. Entries that are not present are
-//! kept only with CAP.CM (section 6.1), and never from the first stage.
+//! Nothing is evicted unless a switch asks for it: only an invalidation that covers an entry takes it away. Entries that
+//! are not present are kept only with CAP.CM (section 6.1), and never from the first stage.
 
-use super::descriptor::{Descriptor, Granularity};
+mod domains;
+mod invalidate;
+mod structures;
+
+use super::random::Random;
 use super::walk::{Context, Leaf, PasidEntry, Refused, Regime};
 use alloc::collections::BTreeMap;
+pub(super) use invalidate::span;
+pub(super) use structures::{Owner, Structures};
 
 /// A translation in the IOTLB, or with caching mode the lack of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,8 +21,18 @@ pub(super) struct Translation {
     pub(super) found: Result<Leaf, Refused>,
 }
 
+/// An entry of the PASID cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CachedPasid {
+    /// The PASID that was looked for, which for a request without one is RID_PASID.
+    pub(super) pasid: u32,
+    pub(super) entry: Result<PasidEntry, Refused>,
+    /// What the entry asks for, where it is present.
+    pub(super) regime: Option<Regime>,
+}
+
 /// What a request is tagged with: source id, PASID.
-type Tag = (u16, Option<u32>);
+pub(super) type Tag = (u16, Option<u32>);
 
 /// Leaf sizes, as powers of two.
 const SIZES: [u32; 3] = [12, 21, 30];
@@ -24,7 +40,9 @@ const SIZES: [u32; 3] = [12, 21, 30];
 #[derive(Default)]
 pub(super) struct Caches {
     pub(super) contexts: BTreeMap<u16, Result<Context, Refused>>,
-    pub(super) pasids: BTreeMap<Tag, Result<PasidEntry, Refused>>,
+    /// By source id and PASID: requests without one use the entry of RID_PASID (section 6.2.1).
+    pub(super) pasids: BTreeMap<(u16, u32), CachedPasid>,
+    pub(super) structures: Structures,
     /// By tag, leaf size (a power of two) and address of the leaf's first byte.
     translations: BTreeMap<(Tag, u32, u64), Translation>,
 }
@@ -52,56 +70,21 @@ impl Caches {
         self.translations.insert((tag, bits, iova >> bits << bits), translation);
     }
 
-    /// Drops what `descriptor` covers, and no more.
-    pub(super) fn invalidate(&mut self, descriptor: &Descriptor) {
-        match *descriptor {
-            Descriptor::ContextCache(Granularity::Global) => self.contexts.clear(),
-            // The domain id is not looked at in scalable mode.
-            Descriptor::ContextCache(Granularity::Device { source, mask, .. }) => {
-                self.contexts.retain(|cached, _| cached & !mask != source & !mask);
-            }
-            Descriptor::PasidCache(Granularity::Global) => self.pasids.clear(),
-            // Entries that are not present carry no domain id of their own, so no domain covers them.
-            Descriptor::PasidCache(Granularity::Domain(domain)) => {
-                self.pasids.retain(|_, entry| entry.is_ok_and(|entry| entry.domain() != domain) || entry.is_err());
-            }
-            Descriptor::PasidCache(Granularity::Pasid { domain, pasid }) => {
-                self.pasids.retain(|(_, tag), entry| match entry {
-                    Ok(entry) => (entry.domain(), entry.pasid) != (domain, pasid),
-                    // Whatever the domain id; without PASID in the request it could be any.
-                    Err(_) => tag.is_some_and(|tag| tag != pasid),
-                });
-            }
-            Descriptor::Iotlb { granularity, .. } => {
-                self.retain(|kind| kind == 2 || kind == 3, granularity);
-            }
-            Descriptor::PasidIotlb(granularity) => self.retain(|kind| kind != 2, granularity),
-            _ => {}
-        }
+    /// Loses an entry of each cache, which hardware may do at any moment.
+    pub(super) fn evict(&mut self, random: &mut Random) {
+        evict_one(&mut self.contexts, random);
+        evict_one(&mut self.pasids, random);
+        evict_one(&mut self.translations, random);
+        self.structures.evict(random);
     }
+}
 
-    /// Keeps translations that `granularity` does not cover, and those that are none of this invalidation's.
-    fn retain(&mut self, concerns: impl Fn(u64) -> bool, granularity: Granularity) {
-        self.translations.retain(|(_, bits, first), entry| {
-            let last = first + ((1 << bits) - 1);
-            let covered = match granularity {
-                Granularity::Global => return false,
-                Granularity::Domain(domain) => entry.regime.domain == domain,
-                Granularity::Pasid { domain, pasid } => {
-                    (entry.regime.domain, entry.regime.pasid) == (domain, Some(pasid))
-                }
-                Granularity::Pages { domain, pasid, address, mask, .. } => {
-                    // 2^mask pages; 2^52 of them are everything.
-                    let span = 0x1000u64.checked_shl(mask.into()).map_or(u64::MAX, |span| span.wrapping_sub(1));
-                    let (from, to) = (address & !span, address | span);
-                    entry.regime.domain == domain
-                        && pasid.is_none_or(|pasid| Some(pasid) == entry.regime.pasid)
-                        && *first <= to
-                        && from <= last
-                }
-                Granularity::Device { .. } => false,
-            };
-            !(covered && concerns(entry.regime.kind))
-        });
+fn evict_one<K: Ord + Copy, V>(cache: &mut BTreeMap<K, V>, random: &mut Random) {
+    if cache.is_empty() {
+        return;
+    }
+    let chosen = random.below(cache.len());
+    if let Some(key) = cache.keys().nth(chosen).copied() {
+        cache.remove(&key);
     }
 }

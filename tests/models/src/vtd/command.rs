@@ -92,17 +92,19 @@ impl Unit {
         if bits & TRANSLATION != 0 && self.commanded & TRANSLATION != 0 && self.status_bits & ROOT == 0 {
             self.violations.push(Violation::NoRoot);
         }
+        if bits & WRITE_BUFFER != 0 {
+            self.memory.flush_write_buffer();
+        }
         self.status_bits &= !(bits & (LEVELS | WRITE_BUFFER));
         self.status_bits |= self.commanded & bits & LEVELS;
-        if bits & QUEUE != 0 {
-            self.run_queue();
-        }
     }
 
     /// SRTP: latches RTADDR.
     fn set_root(&mut self) {
         let new = self.rtaddr;
-        if self.status_bits & TRANSLATION != 0 && (new ^ self.root) >> 10 & 3 != 0 {
+        // Section 6.6: with ESRTPS the mode may change at any time.
+        let changes = self.status_bits & TRANSLATION != 0 && !self.config.cap_bit(63);
+        if changes && (new ^ self.root) >> 10 & 3 != 0 {
             self.violations.push(Violation::ModeWhileTranslating { rtaddr: new });
         }
         let known = match new >> 10 & 3 {
@@ -117,6 +119,7 @@ impl Unit {
         self.root = new;
         self.status_bits |= ROOT;
         if self.config.cap_bit(63) {
+            self.memory.flush_write_buffer();
             self.caches.clear();
         }
     }

@@ -153,6 +153,11 @@ impl Config {
         4 + 2 * (self.cap & 7) as u32
     }
 
+    /// Bits of a domain id that the unit looks at.
+    pub(super) const fn domain_mask(&self) -> u16 {
+        ((1u64 << self.domain_bits()) - 1) as u16
+    }
+
     /// Width of PASIDs in bits.
     pub(super) const fn pasid_width(&self) -> u32 {
         (self.ecap >> 35 & 0x1f) as u32 + 1

@@ -141,7 +141,7 @@ const PAGES: u64 = !0xfff | 0x7f;
 /// # Errors
 ///
 /// The IQEI code.
-pub(super) fn decode(config: &Config, wide: bool, scalable: bool, raw: &[u64; 4]) -> Result<Descriptor, u8> {
+pub(super) fn decode(config: &Config, wide: bool, legacy: bool, raw: &[u64; 4]) -> Result<Descriptor, u8> {
     let (low, high) = (raw[0], raw[1]);
     // Types above 15 keep their upper bits in 11:9.
     let kind = low & 0xf | low >> 5 & 0x70;
@@ -149,16 +149,14 @@ pub(super) fn decode(config: &Config, wide: bool, scalable: bool, raw: &[u64; 4]
         1 | 2 | 5 => true,
         3 => config.ecap_bit(2),
         4 => config.ecap_bit(3),
-        6 | 7 => config.ecap_bit(43) && wide,
-        8 => config.ecap_bit(43) && config.ecap_bit(2) && wide,
-        9 => config.ecap_bit(29) && wide,
+        // Table 26: not in legacy mode, nor as 128 bits.
+        6 | 7 => config.ecap_bit(43) && wide && !legacy,
+        8 => config.ecap_bit(43) && config.ecap_bit(2) && wide && !legacy,
+        9 => config.ecap_bit(29) && wide && !legacy,
         _ => false,
     };
     if !exists {
         return Err(iqei::TYPE);
-    }
-    if kind >= 6 && !scalable {
-        return Err(iqei::MODE);
     }
     // PFSID is reserved without DIT.
     let pfsid = if config.ecap_bit(41) { 0xf << 12 | 0xfff << 52 } else { 0 };
@@ -178,7 +176,9 @@ pub(super) fn decode(config: &Config, wide: bool, scalable: bool, raw: &[u64; 4]
         return Err(iqei::RESERVED);
     }
     let granularity = low >> 4 & 3;
-    let domain = (low >> 16) as u16;
+    // Where it is a domain id: bits beyond CAP.ND are not looked at.
+    let domain = (low >> 16) as u16 & config.domain_mask();
+    let source = (low >> 16) as u16;
     let pasid = (low >> 32) as u32 & 0xf_ffff;
     let pages = |pasid| Granularity::Pages {
         domain,
@@ -201,7 +201,7 @@ pub(super) fn decode(config: &Config, wide: bool, scalable: bool, raw: &[u64; 4]
             granularity: match granularity {
                 1 => Granularity::Global,
                 2 => Granularity::Domain(domain),
-                3 if high & 0x3f > config.mamv() => return Err(iqei::RESERVED),
+                3 if !config.cap_bit(39) || high & 0x3f > config.mamv() => return Err(iqei::RESERVED),
                 3 => pages(None),
                 _ => return Err(iqei::RESERVED),
             },
@@ -230,9 +230,9 @@ pub(super) fn decode(config: &Config, wide: bool, scalable: bool, raw: &[u64; 4]
             3 => Granularity::Global,
             _ => return Err(iqei::RESERVED),
         }),
-        8 => Descriptor::PasidDeviceTlb { source: domain, pasid: (high & 1 == 0).then_some(pasid), address: high & !1 },
+        8 => Descriptor::PasidDeviceTlb { source, pasid: (high & 1 == 0).then_some(pasid), address: high & !1 },
         _ => Descriptor::PageResponse {
-            requester: domain,
+            requester: source,
             pasid: (low & 1 << 4 != 0).then_some(pasid),
             group: (high >> 3) as u16 & 0x1ff,
             code: (low >> 12 & 0xf) as u8,

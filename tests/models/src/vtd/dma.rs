@@ -1,12 +1,12 @@
 //! Requests of devices.
 
-use super::cache::Translation;
+use super::cache::{CachedPasid, Owner, Structures, Translation};
 use super::command;
 use super::fault::FaultRecord;
 use super::unit::Unit;
 use super::walk::{
-    self, AddressType, Admission, Answer, Context, FaultCode, Leaf, Operation, Piece, Pieces, Refused, Regime, Request,
-    View,
+    self, AddressType, Admission, Answer, Context, Cursor, FaultCode, Leaf, Operation, Piece, Pieces, Refused, Regime,
+    Request, Stage, Step, View,
 };
 use crate::memory::TestMemory;
 use alloc::boxed::Box;
@@ -74,19 +74,56 @@ impl Completion {
     }
 }
 
-/// Memory as devices see it, and the hook between two parts of an entry.
+/// Memory as walkers see it, the hook between two parts of an entry, and for page walks the paging-structure caches.
 struct Live<'a> {
     memory: &'a TestMemory,
     fetching: &'a mut Fetching,
+    structures: Option<Held<'a>>,
+}
+
+/// The paging-structure caches, and what this walk's entries are tagged with in each stage.
+struct Held<'a> {
+    caches: &'a mut Structures,
+    first: Owner,
+    second: Owner,
+    /// Level of the next entry of the second stage; `None` before any.
+    level: Option<u32>,
+}
+
+impl Held<'_> {
+    const fn owner(&self, stage: Stage) -> Owner {
+        match stage {
+            Stage::First => self.first,
+            Stage::Second => self.second,
+        }
+    }
 }
 
 impl View for Live<'_> {
     fn read64(&mut self, phys: PhysAddr) -> Option<u64> {
-        self.memory.device_read64(phys)
+        self.memory.walker_read64(phys)
     }
 
     fn update64(&mut self, phys: PhysAddr, old: u64, new: u64) -> Option<Result<(), u64>> {
-        self.memory.device_update64(phys, old, new)
+        self.memory.walker_update64(phys, old, new)
+    }
+
+    fn resume(&mut self, stage: Stage, input: u64) -> Option<Cursor> {
+        let held = self.structures.as_mut()?;
+        let cursor = held.caches.resume(held.owner(stage), input);
+        if stage == Stage::Second {
+            held.level = cursor.map(|cursor| cursor.level);
+        }
+        cursor
+    }
+
+    fn used(&mut self, step: &Step) {
+        if let Some(held) = &mut self.structures {
+            held.caches.keep(held.owner(step.stage), step);
+            if let (Stage::Second, Some(next)) = (step.stage, step.next) {
+                held.level = Some(next.level);
+            }
+        }
     }
 
     fn pieces(&self) -> Pieces {
@@ -124,6 +161,7 @@ impl Unit {
 
     /// One request, which stays in its page; a fault is recorded.
     pub(super) fn request(&mut self, request: &Request) -> Result<Completion, Blocked> {
+        self.lose_entries();
         let iova = request.iova.get();
         let untranslated = request.address == AddressType::Untranslated;
         let found = if untranslated && request.pasid.is_none() && walk::is_interrupt(iova) {
@@ -137,6 +175,11 @@ impl Unit {
             // Section 4.2.1: unsupported requests while translation is off.
             Err(Refused { code: FaultCode::NONE, silent: true })
         };
+        // Nothing is recorded of protected memory; a translation of it may be given.
+        let found = found.and_then(|completion| match self.is_protected(completion.phys.get()) {
+            true if !request.is_translation() => Err(Refused { code: FaultCode::NONE, silent: true }),
+            _ => Ok(completion),
+        });
         found.map_err(|Refused { code, silent }| {
             let reported = code.is_fault(request.address) && !(silent && code.is_qualified());
             if reported {
@@ -166,10 +209,12 @@ impl Unit {
             let (_, write) = leaf.allows(&cached.regime, cached.regime.is_privileged(request));
             // A write through a leaf that was clean is walked anew, to set its dirty bit.
             if leaf.dirty || !request.operation.writes() || !write {
+                self.draining.add(request, &cached.regime, &leaf);
                 return Ok(self.completion(request, &cached.regime, &leaf));
             }
         }
         let (regime, leaf) = self.fill(request)?;
+        self.draining.add(request, &regime, &leaf);
         Ok(self.completion(request, &regime, &leaf))
     }
 
@@ -201,17 +246,19 @@ impl Unit {
         if request.pasid.is_some() && self.root >> 10 & 3 != 1 {
             // No entry is looked at.
             let memory = self.memory.clone();
-            let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+            let view = &mut Live { memory: &memory, fetching: &mut self.fetching, structures: None };
             return walk::context(view, self.root, &self.config, request);
         }
         if let Some(context) = self.caches.contexts.get(&request.requester) {
             return *context;
         }
         let memory = self.memory.clone();
-        let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+        let view = &mut Live { memory: &memory, fetching: &mut self.fetching, structures: None };
         let context = walk::context(view, self.root, &self.config, request);
         if context.is_ok() || self.config.caching() && context.is_err_and(|refused| refused.code.is_context()) {
             self.caches.contexts.insert(request.requester, context);
+            let legacy = context.ok().filter(|context| context.legacy);
+            self.check_domain(request.requester, legacy.map(|context| Regime::of_context(&self.config, &context)));
         }
         context
     }
@@ -223,15 +270,17 @@ impl Unit {
             Admission::Pasid(pasid) => pasid,
             Admission::Legacy | Admission::Translated => return Ok(Regime::of_context(&self.config, &context)),
         };
-        let tag = (request.requester, request.pasid);
+        let tag = (request.requester, pasid);
         let entry = match self.caches.pasids.get(&tag) {
-            Some(entry) => *entry,
+            Some(cached) => cached.entry,
             None => {
                 let memory = self.memory.clone();
-                let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+                let view = &mut Live { memory: &memory, fetching: &mut self.fetching, structures: None };
                 let entry = walk::pasid_entry(view, &self.config, &context, pasid);
                 if entry.is_ok() || self.config.caching() && entry.is_err_and(|refused| refused.code.is_pasid()) {
-                    self.caches.pasids.insert(tag, entry);
+                    let regime = entry.ok().map(|entry| Regime::of_pasid(&self.config, &context, &entry));
+                    self.caches.pasids.insert(tag, CachedPasid { pasid, entry, regime });
+                    self.check_domain(request.requester, regime);
                 }
                 entry
             }
@@ -244,7 +293,13 @@ impl Unit {
         let regime = self.regime(request)?;
         let memory = self.memory.clone();
         let config = self.config;
-        let view = &mut Live { memory: &memory, fetching: &mut self.fetching };
+        let (first, second) = (Owner::first(regime.domain, regime.pasid.unwrap_or(0)), Owner::second(regime.domain));
+        let caching = config.caching() && regime.kind == 2;
+        if caching && let Some(refused) = self.caches.structures.fault(second, request.iova.get()) {
+            return Err(Refused { silent: regime.silent, ..refused });
+        }
+        let structures = Held { caches: &mut self.caches.structures, first, second, level: None };
+        let view = &mut Live { memory: &memory, fetching: &mut self.fetching, structures: Some(structures) };
         // As hardware without the flag: a translation is asked for to read and write.
         let asked = match request.address {
             AddressType::Translation if !config.ecap_bit(33) => request.operation(Operation::Atomic),
@@ -265,6 +320,10 @@ impl Unit {
             let width = [FaultCode::BEYOND_WIDTH, FaultCode::LEGACY_BEYOND_WIDTH].contains(&refused.code);
             !width && regime.kind == 2
         };
+        let level = view.structures.as_ref().and_then(|held| held.level).or(regime.second_levels());
+        if let (Err(refused), true, Some(level)) = (kept, caching && kept.is_err_and(entries), level) {
+            self.caches.structures.keep_fault(second, level, request.iova.get(), refused);
+        }
         if kept.is_ok() || config.caching() && kept.is_err_and(entries) {
             let tag = (request.requester, request.pasid);
             let size = kept.map_or(0x1000, |leaf| leaf.size);

@@ -1,23 +1,58 @@
-//! The invalidation queue (section 6.5.2).
+//! The invalidation queue (section 6.5.2): its registers, and fetching.
 
-use super::Message;
+mod execute;
+mod order;
+
+pub use order::Execution;
+
 use super::command;
-use super::descriptor::{Descriptor, Executed, Granularity, decode, iqei};
+use super::descriptor::{Descriptor, Executed, decode, iqei};
 use super::fault::status;
 use super::model::Queue;
 use super::unit::Unit;
 use super::violation::Violation;
+use alloc::vec::Vec;
 use iommu_core::addr::PhysAddr;
 
 const IQT: usize = 0x88;
 
-/// The queue's registers as latched by QIE.
+/// The queue's registers as latched by QIE, and what was fetched.
 #[derive(Default)]
 pub(super) struct QueueState {
     /// IQA: base in 63:12, width in 11, size in 2:0.
     pub(super) iqa: u64,
     pub(super) head: u64,
     pub(super) tail: u64,
+    /// Fetched and not executed, oldest first.
+    pending: Vec<Fetched>,
+    /// What is executed next.
+    ready: Option<Fetched>,
+    /// Everything pending is executed, with or without a wait.
+    drain: bool,
+    /// Looks at registers before the next wait is answered.
+    looks: u32,
+}
+
+/// A descriptor that was fetched and understood.
+#[derive(Clone, Copy)]
+pub(super) struct Fetched {
+    slot: usize,
+    raw: [u64; 4],
+    descriptor: Descriptor,
+}
+
+impl Fetched {
+    const fn is_wait(&self) -> bool {
+        matches!(self.descriptor, Descriptor::Wait { .. })
+    }
+
+    const fn is_fence(&self) -> bool {
+        matches!(self.descriptor, Descriptor::Wait { fence: true, .. })
+    }
+
+    const fn log(&self, done: bool) -> Executed {
+        Executed { slot: self.slot, raw: self.raw, descriptor: self.descriptor, done }
+    }
 }
 
 impl QueueState {
@@ -51,8 +86,12 @@ impl Unit {
             if self.queue.head != self.queue.tail {
                 let (iqh, iqt) = (self.queue.head, self.queue.tail);
                 self.violations.push(Violation::QueueNotEmpty { iqh, iqt });
+            } else if self.queue.pending.iter().any(|fetched| !fetched.is_wait()) {
+                // Section 6.5.2: the last descriptor completed must be a wait.
+                self.violations.push(Violation::QueueNotQuiet { pending: self.queue.pending.len() });
             }
             self.queue.head = 0;
+            self.queue.drain = true;
             return;
         }
         self.queue.iqa = self.iqa;
@@ -78,44 +117,101 @@ impl Unit {
                 self.violations.push(Violation::TailOutOfRange { iqt: value });
             }
         }
-        self.run_queue();
+    }
+
+    /// A look at IQH, IQT, FSTS or ICS, by which waits may be delayed.
+    pub(super) fn look_at_queue(&mut self) {
+        self.queue.looks = self.queue.looks.saturating_sub(1);
     }
 
     fn queue_error(&mut self, code: u8) {
-        self.error_record = self.error_record & !0xf | u64::from(code);
+        if !self.switches.anonymous {
+            self.error_record = self.error_record & !0xf | u64::from(code);
+        }
         self.set_status(status::QUEUE);
+        // Section 6.5.2.11: what was fetched before is completed as usual.
+        self.queue.drain = true;
     }
 
     /// Executes descriptors up to the tail, an error, or where a switch stops it.
     pub(super) fn run_queue(&mut self) {
-        while self.queue_enabled() && self.status & (status::QUEUE | status::TIME_OUT) == 0 {
-            if self.switches.queue == Queue::Stopped || self.switches.stop_after == Some(0) {
-                return;
-            }
-            if let Err(code) = self.check_tail() {
-                return self.queue_error(code);
-            }
-            if self.queue.head == self.queue.tail {
-                return self.time_out();
-            }
-            let (raw, descriptor) = match self.fetch() {
-                Ok(fetched) => fetched,
-                Err(code) => return self.queue_error(code),
-            };
-            if let Some(left) = &mut self.switches.stop_after {
-                *left -= 1;
-            }
-            let slot = (self.queue.head / self.queue.step()) as usize;
-            self.queue.head = (self.queue.head + self.queue.step()) & (self.queue.size() - 1);
-            let done = self.execute(raw[0], &descriptor);
-            self.log.push(Executed { slot, raw, descriptor, done });
+        while self.advance().is_some() {
+            self.execute_ready();
         }
     }
 
+    /// Fetches until there is a descriptor to execute, and gives it. It is executed by [`Unit::execute_ready`].
+    pub(super) fn advance(&mut self) -> Option<Descriptor> {
+        loop {
+            if let Some(ready) = &self.queue.ready {
+                return Some(ready.descriptor);
+            }
+            if !self.is_full() && self.fetch_one() {
+                continue;
+            }
+            if self.queue.looks > 0 {
+                return None;
+            }
+            let Some(next) = self.choose() else {
+                self.queue.drain = false;
+                if self.queue.pending.is_empty() && self.queue_enabled() && self.queue.head == self.queue.tail {
+                    self.time_out();
+                }
+                return None;
+            };
+            self.queue.ready = Some(self.queue.pending.remove(next));
+        }
+    }
+
+    /// Whether what is pending goes before anything else is fetched.
+    fn is_full(&self) -> bool {
+        let pending = &self.queue.pending;
+        let at_once = self.switches.execution == Execution::Queued && !pending.is_empty();
+        at_once || pending.iter().any(|fetched| fetched.is_wait() && !self.overtakes(fetched))
+    }
+
+    /// Fetches one descriptor where that is possible; whether it was.
+    fn fetch_one(&mut self) -> bool {
+        let stopped = self.switches.queue == Queue::Stopped || self.switches.stop_after == Some(0);
+        let halted = self.status & (status::QUEUE | status::TIME_OUT) != 0;
+        if !self.queue_enabled() || halted || stopped {
+            return false;
+        }
+        if let Err(code) = self.check_tail() {
+            self.queue_error(code);
+            return false;
+        }
+        if self.queue.head == self.queue.tail {
+            return false;
+        }
+        let (raw, descriptor) = match self.fetch() {
+            Ok(fetched) => fetched,
+            Err(code) => {
+                self.queue_error(code);
+                return false;
+            }
+        };
+        if let Some(left) = &mut self.switches.stop_after {
+            *left -= 1;
+        }
+        let slot = (self.queue.head / self.queue.step()) as usize;
+        self.queue.head = (self.queue.head + self.queue.step()) & (self.queue.size() - 1);
+        let fetched = Fetched { slot, raw, descriptor };
+        if fetched.is_wait() && !self.queue.pending.iter().any(Fetched::is_wait) {
+            self.queue.looks = self.switches.wait_looks;
+        }
+        self.queue.pending.push(fetched);
+        true
+    }
+
     fn check_tail(&self) -> Result<(), u8> {
-        let scalable = self.root >> 10 & 3 == 1;
-        if self.queue.wide() != scalable && (scalable || !self.config.ecap_bit(43)) {
+        let mode = self.root >> 10 & 3;
+        let has_wide = self.config.ecap_bit(43) || self.config.ecap_bit(52);
+        if self.queue.wide() && !has_wide || !self.queue.wide() && matches!(mode, 1 | 3) {
             return Err(iqei::WIDTH);
+        }
+        if mode == 2 {
+            return Err(iqei::MODE);
         }
         if self.queue.tail & (self.queue.step() - 1) != 0 {
             return Err(iqei::TAIL_ALIGNMENT);
@@ -137,84 +233,7 @@ impl Unit {
             }
             *left -= 1;
         }
-        let scalable = self.root >> 10 & 3 == 1;
-        decode(&self.config, self.queue.wide(), scalable, &raw).map(|descriptor| (raw, descriptor))
-    }
-
-    /// Does what the descriptor says; whether it took effect.
-    fn execute(&mut self, low: u64, descriptor: &Descriptor) -> bool {
-        match *descriptor {
-            Descriptor::Wait { .. } if self.timing_out.is_some() => {
-                // Section 6.5.2.10: waits that were fetched are aborted.
-                self.time_out();
-                return false;
-            }
-            Descriptor::Wait { status, interrupt, .. } => return self.complete(status, interrupt),
-            Descriptor::DeviceTlb { source, .. } | Descriptor::PasidDeviceTlb { source, .. } => {
-                if self.status_bits & command::TRANSLATION == 0 {
-                    self.violations.push(Violation::DeviceTlbWhileDisabled { descriptor: low });
-                }
-                if let Some(left) = &mut self.switches.time_out_after {
-                    if *left == 0 {
-                        self.switches.time_out_after = None;
-                        self.timing_out = Some(source);
-                        return false;
-                    }
-                    *left -= 1;
-                }
-            }
-            Descriptor::ContextCache(Granularity::Domain(_)) if self.root >> 10 & 3 == 1 => {
-                self.violations.push(Violation::NoEffect { descriptor: low });
-            }
-            Descriptor::Iotlb { granularity, .. } | Descriptor::PasidIotlb(granularity) => {
-                if let Granularity::Pages { address, mask, .. } = granularity
-                    && address & (0x1000u64.checked_shl(mask.into()).unwrap_or(0).wrapping_sub(1)) != 0
-                {
-                    self.violations.push(Violation::InvalidationMisaligned { address, mask });
-                }
-            }
-            _ => {}
-        }
-        self.caches.invalidate(&self.widened(descriptor));
-        true
-    }
-
-    /// Without CAP.PSI a page-selective invalidation of the second stage takes the whole domain.
-    fn widened(&self, descriptor: &Descriptor) -> Descriptor {
-        match *descriptor {
-            Descriptor::Iotlb { granularity: Granularity::Pages { domain, .. }, drain_writes, drain_reads }
-                if !self.config.cap_bit(39) =>
-            {
-                Descriptor::Iotlb { granularity: Granularity::Domain(domain), drain_writes, drain_reads }
-            }
-            other => other,
-        }
-    }
-
-    fn complete(&mut self, report: Option<(PhysAddr, u32)>, interrupt: bool) -> bool {
-        if self.switches.queue == Queue::Mute {
-            return false;
-        }
-        if let Some((address, data)) = report
-            && self.memory.device_write32(address, data).is_none()
-        {
-            self.violations.push(Violation::StatusNowhere { address });
-        }
-        if interrupt && !self.wait_done {
-            self.wait_done = true;
-            if self.completion_event.raise() {
-                let event = &self.completion_event;
-                self.messages.push(Message { address: event.address, data: event.data });
-            }
-        }
-        true
-    }
-
-    /// Reports a device TLB that did not answer, where one did not.
-    fn time_out(&mut self) {
-        if let Some(source) = self.timing_out.take() {
-            self.error_record = self.error_record & !(0xffff << 32) | u64::from(source) << 32;
-            self.set_status(status::TIME_OUT);
-        }
+        let legacy = self.root >> 10 & 3 == 0;
+        decode(&self.config, self.queue.wide(), legacy, &raw).map(|descriptor| (raw, descriptor))
     }
 }

@@ -12,6 +12,10 @@ enum Register {
     Command,
     Status,
     Root,
+    ContextCommand,
+    ProtectedMemory,
+    /// Base (0) or limit (1) of the low (0) or high (1) protected region.
+    Region(usize, usize),
     FaultStatus,
     FaultControl,
     FaultData,
@@ -27,6 +31,8 @@ enum Register {
     CompletionUpperAddress,
     QueueError,
     InterruptTable,
+    InvalidateAddress,
+    IotlbCommand,
     /// A fault record.
     Record(usize),
     /// One that exists but is not modelled: reads as zero.
@@ -36,19 +42,25 @@ enum Register {
 use Register::*;
 
 /// Offset, width in bytes.
-const REGISTERS: [(usize, usize, Register); 22] = [
+const REGISTERS: [(usize, usize, Register); 28] = [
     (0x00, 4, Version),
     (0x08, 8, Cap),
     (0x10, 8, Ecap),
     (0x18, 4, Command),
     (0x1c, 4, Status),
     (0x20, 8, Root),
-    (0x28, 8, Other),
+    (0x28, 8, ContextCommand),
     (0x34, 4, FaultStatus),
     (0x38, 4, FaultControl),
     (0x3c, 4, FaultData),
     (0x40, 4, FaultAddress),
     (0x44, 4, FaultUpperAddress),
+    (0x58, 8, Other),
+    (0x64, 4, ProtectedMemory),
+    (0x68, 4, Region(0, 0)),
+    (0x6c, 4, Region(0, 1)),
+    (0x70, 8, Region(1, 0)),
+    (0x78, 8, Region(1, 1)),
     (0x80, 8, QueueHead),
     (0x88, 8, QueueTail),
     (0x90, 8, QueueAddress),
@@ -72,7 +84,8 @@ impl Unit {
         }
         let iotlb = self.config.iotlb_offset();
         if (iotlb..iotlb + 16).contains(&offset) {
-            return Some((iotlb + (offset - iotlb) / 8 * 8, 8, Other));
+            let which = if offset < iotlb + 8 { InvalidateAddress } else { IotlbCommand };
+            return Some((iotlb + (offset - iotlb) / 8 * 8, 8, which));
         }
         REGISTERS.into_iter().find(|(first, width, _)| (*first..first + width).contains(&offset))
     }
@@ -106,13 +119,21 @@ impl Unit {
     }
 
     fn value(&mut self, register: Register, inside: usize) -> u64 {
+        if matches!(register, QueueHead | QueueTail | FaultStatus | Completion) {
+            self.look_at_queue();
+        }
         match register {
             Version => self.config.version.into(),
             Cap => self.config.cap,
             Ecap => self.config.ecap,
-            Command | Other => 0,
+            // IVA takes writes only.
+            Command | InvalidateAddress | Other => 0,
             Status => self.global_status().into(),
             Root => self.rtaddr,
+            ContextCommand => self.context_answer(),
+            IotlbCommand => self.iotlb_answer(),
+            ProtectedMemory => self.protection_status().into(),
+            Region(region, bound) => self.protection.regions[region][bound],
             FaultStatus => self.fault_status().into(),
             FaultControl => self.fault_event.control().into(),
             FaultData => self.fault_event.data.into(),
@@ -146,6 +167,11 @@ impl Unit {
             Other => self.violations.push(Violation::NoRegister { offset, value }),
             Command => self.command(value as u32),
             Root => self.rtaddr = self.checked(offset, value, 0x3ff),
+            ContextCommand => self.context_command(value),
+            InvalidateAddress => self.invalidate_address(value),
+            IotlbCommand => self.iotlb_command(value),
+            ProtectedMemory => self.protect(value as u32),
+            Region(region, bound) => self.set_region(offset, region, bound, value),
             InterruptTable => self.irta = self.checked(offset, value, 0x7f0),
             QueueAddress if self.queue_enabled() && value != self.iqa => {
                 self.violations.push(Violation::QueueMoved { iqa: value });

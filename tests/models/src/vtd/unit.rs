@@ -4,10 +4,14 @@ use super::cache::Caches;
 use super::command::Pending;
 use super::config::Config;
 use super::descriptor::Executed;
+use super::device_tlb::DeviceTlbs;
 use super::dma::Fetching;
+use super::drain::Draining;
 use super::fault::Event;
 use super::model::{Message, Switches};
+use super::protection::Protection;
 use super::queue::QueueState;
+use super::register_invalidation::RegisterInvalidation;
 use super::violation::Violation;
 use crate::memory::TestMemory;
 use alloc::sync::Arc;
@@ -53,7 +57,12 @@ pub(super) struct Unit {
     pub(super) fault_event: Event,
 
     pub(super) fetching: Fetching,
+    pub(super) by_register: RegisterInvalidation,
+    pub(super) protection: Protection,
+
     pub(super) caches: Caches,
+    pub(super) device_tlbs: DeviceTlbs,
+    pub(super) draining: Draining,
     pub(super) log: Vec<Executed>,
     pub(super) messages: Vec<Message>,
     pub(super) violations: Vec<Violation>,
@@ -84,10 +93,23 @@ impl Unit {
             next_record: 0,
             fault_event: masked(),
             fetching: Fetching::default(),
+            by_register: RegisterInvalidation::default(),
+            protection: Protection::default(),
             caches: Caches::default(),
+            device_tlbs: DeviceTlbs::default(),
+            draining: Draining::default(),
             log: Vec::new(),
             messages: Vec::new(),
             violations: Vec::new(),
+        }
+    }
+
+    /// Where a switch asks for it, now and then an entry of each cache is lost.
+    pub(super) fn lose_entries(&mut self) {
+        if let Some(one_in) = self.switches.evict
+            && self.switches.random.below(one_in) == 0
+        {
+            self.caches.evict(&mut self.switches.random);
         }
     }
 }

@@ -98,6 +98,11 @@ pub enum Violation {
         /// The value of IQT.
         iqt: u64,
     },
+    /// The queue was disabled while descriptors that were fetched are not done: no wait came last (section 6.5.2).
+    QueueNotQuiet {
+        /// How many.
+        pending: usize,
+    },
     /// A tail that is not a multiple of a descriptor's size.
     TailMisaligned {
         /// What was written to IQT.
@@ -120,14 +125,61 @@ pub enum Violation {
         /// Address mask: 2^mask pages.
         mask: u8,
     },
-    /// An invalidation whose effect in scalable mode is not defined.
-    NoEffect {
-        /// The descriptor's first 8 bytes.
-        descriptor: u64,
-    },
     /// A wait that reports to where no memory is.
     StatusNowhere {
         /// The address.
         address: PhysAddr,
+    },
+    /// An invalidation through CCMD or the IOTLB registers where these are not to be used: the queue is enabled, the mode
+    /// is not legacy, or the unit's version has them no more (sections 6.5.1, 6.5.2).
+    InvalidationByRegister {
+        /// Offset of the register in bytes.
+        offset: usize,
+        /// What was written.
+        value: u64,
+    },
+    /// A write to a register that hardware owns until what was commanded through it is done (section 6.9).
+    WriteWhilePending {
+        /// Offset of the register in bytes.
+        offset: usize,
+        /// What was written.
+        value: u64,
+    },
+    /// A protected memory region changed while it protects (section 11.4.8).
+    ProtectedRegionMoved {
+        /// Offset of the register in bytes.
+        offset: usize,
+        /// What was written.
+        value: u64,
+    },
+    /// A device-TLB invalidation whose address and size mean nothing: all bits set.
+    DeviceTlbSize {
+        /// The descriptor's second 8 bytes.
+        address: u64,
+    },
+    /// A device-TLB invalidation that lets hardware send more at once than the device takes (MIP).
+    DeviceTlbDepth {
+        /// The descriptor's first 8 bytes.
+        descriptor: u64,
+        /// How many invalidations the device takes at once.
+        depth: u8,
+    },
+    /// A device-TLB invalidation that names another physical function than the device's (ECAP.DIT).
+    DeviceTlbFunction {
+        /// The descriptor's first 8 bytes.
+        descriptor: u64,
+        /// The device's physical function.
+        function: u16,
+    },
+    /// Two PASID or context entries with one domain id that lead to different tables, or to a table and to none (sections
+    /// 6.2.2.1 and 6.2.3.1): seen when the second one is cached.
+    DomainShared {
+        /// The domain id.
+        domain: u16,
+    },
+    /// Domain id 0 in an entry of a unit with caching mode, which keeps it for itself (sections 6.2.2 and 6.2.3).
+    DomainReserved {
+        /// Source id of the request that met the entry.
+        requester: u16,
     },
 }

@@ -64,6 +64,17 @@ pub struct Regime {
 }
 
 impl Regime {
+    /// Levels of the second stage; `None` where there is none.
+    pub(in crate::vtd) fn second_levels(&self) -> Option<u32> {
+        self.second.map(|second| second.levels)
+    }
+
+    /// Top tables and their depths: equal where two entries with one domain id must be equal.
+    pub(in crate::vtd) fn tables(&self) -> [Option<(u64, u32)>; 2] {
+        let first = self.first.map(|first| (first.table, first.levels));
+        [first, self.second.map(|second| (second.table, second.levels))]
+    }
+
     /// What a context entry of legacy mode asks for.
     pub(in crate::vtd) fn of_context(config: &Config, context: &Context) -> Self {
         let (width, kind) = (context.words[1] & 7, context.translation_type());
