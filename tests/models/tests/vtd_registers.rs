@@ -54,7 +54,7 @@ fn accesses_that_are_wrong_are_flagged() {
     bench.write64(8, 1);
     bench.write32(GSTS, 2);
     bench.write64(IQH, 3);
-    bench.write64(0x28, 4);
+    bench.write64(0x58, 4);
     bench.write32(0xf00, 5);
     bench.write64(RTADDR, 0x1_0000_0000_0001);
     bench.write32(GCMD, 1);
@@ -64,7 +64,7 @@ fn accesses_that_are_wrong_are_flagged() {
             Violation::ReadOnly { offset: 8, value: 1 },
             Violation::ReadOnly { offset: GSTS, value: 2 },
             Violation::ReadOnly { offset: IQH, value: 3 },
-            Violation::NoRegister { offset: 0x28, value: 4 },
+            Violation::NoRegister { offset: 0x58, value: 4 },
             Violation::NoRegister { offset: 0xf00, value: 5 },
             Violation::ReservedBits { offset: RTADDR, bits: 0x1_0000_0000_0001 },
             Violation::ReservedBits { offset: GCMD, bits: 1 },

@@ -65,14 +65,38 @@ const fn range(address: u64, size: bool) -> Option<(u64, u64)> {
     }
 }
 
-/// Source id, size of what is covered, and whose: `None` for requests without PASID, else a PASID, or every one.
-fn target(descriptor: &Descriptor) -> Option<(u16, Option<(u64, u64)>, Option<Option<u32>>)> {
-    match *descriptor {
-        Descriptor::DeviceTlb { source, address } => Some((source, range(address, address & 1 != 0), None)),
-        Descriptor::PasidDeviceTlb { source, pasid, address } => {
-            Some((source, range(address, address & 1 << 11 != 0), Some(pasid)))
-        }
-        _ => None,
+/// Whose translations an invalidation covers.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// Those of requests without PASID.
+    Plain,
+    Pasid(u32),
+    /// Those of every PASID.
+    AnyPasid,
+}
+
+/// An invalidation of a device TLB.
+struct Target {
+    source: u16,
+    /// First and last address.
+    covered: Option<(u64, u64)>,
+    whose: Whose,
+}
+
+impl Target {
+    const fn of(descriptor: &Descriptor) -> Option<Self> {
+        let (source, covered, whose) = match *descriptor {
+            Descriptor::DeviceTlb { source, address } => (source, range(address, address & 1 != 0), Whose::Plain),
+            Descriptor::PasidDeviceTlb { source, pasid, address } => {
+                let whose = match pasid {
+                    Some(pasid) => Whose::Pasid(pasid),
+                    None => Whose::AnyPasid,
+                };
+                (source, range(address, address & 1 << 11 != 0), whose)
+            }
+            _ => return None,
+        };
+        Some(Self { source, covered, whose })
     }
 }
 
@@ -83,22 +107,22 @@ impl DeviceTlbs {
 
     /// Drops what `descriptor` covers, and no more.
     pub(super) fn invalidate(&mut self, descriptor: &Descriptor) {
-        let Some((source, Some((first, last)), pasids)) = target(descriptor) else { return };
+        let Some(Target { source, covered: Some((first, last)), whose }) = Target::of(descriptor) else { return };
         let Some(function) = self.0.get_mut(&source) else { return };
         function.held.retain(|held| {
-            let whose = match (pasids, held.pasid) {
-                (None, None) | (Some(None), Some(_)) => true,
-                (Some(Some(pasid)), Some(own)) => pasid == own,
+            let its = match (whose, held.pasid) {
+                (Whose::Plain, None) | (Whose::AnyPasid, Some(_)) => true,
+                (Whose::Pasid(pasid), Some(own)) => pasid == own,
                 _ => false,
             };
-            !(whose && held.iova.get() <= last && first <= held.last())
+            !(its && held.iova.get() <= last && first <= held.last())
         });
     }
 
     /// What is wrong with an invalidation of a device TLB, whose first 8 bytes are `low`; `throttled` is ECAP.DIT.
     pub(super) fn check(&self, low: u64, descriptor: &Descriptor, throttled: bool) -> Vec<Violation> {
         let mut found = Vec::new();
-        let Some((source, covered, _)) = target(descriptor) else { return found };
+        let Some(Target { source, covered, .. }) = Target::of(descriptor) else { return found };
         if covered.is_none()
             && let Descriptor::DeviceTlb { address, .. } | Descriptor::PasidDeviceTlb { address, .. } = *descriptor
         {

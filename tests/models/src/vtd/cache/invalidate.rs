@@ -65,9 +65,7 @@ impl Caches {
     /// Table 24.
     fn first_stage(&mut self, granularity: Granularity) {
         self.translations.retain(|(_, bits, first), entry| match granularity {
-            Granularity::Pasid { domain, pasid } => {
-                (entry.regime.domain, entry.regime.pasid) != (domain, Some(pasid))
-            }
+            Granularity::Pasid { domain, pasid } => (entry.regime.domain, entry.regime.pasid) != (domain, Some(pasid)),
             Granularity::Pages { domain, pasid, address, mask, .. } => {
                 (entry.regime.domain, entry.regime.pasid) != (domain, pasid)
                     || !goes_by_pasid(entry.regime.kind)

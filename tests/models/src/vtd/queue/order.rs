@@ -60,7 +60,7 @@ impl Unit {
         let mut candidates = (0..pending.len()).filter(may_come);
         match self.switches.execution {
             Execution::Queued | Execution::Late => (!pending.is_empty()).then_some(0),
-            Execution::Reversed => candidates.last(),
+            Execution::Reversed => candidates.next_back(),
             Execution::Shuffled(_) => {
                 let count = (0..pending.len()).filter(may_come).count();
                 let chosen = self.switches.random.below(count.max(1));
