@@ -66,10 +66,10 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// That of a scenario, run with these options of the IOMMU; `None` where there is no such scenario.
-    pub fn of(scenario: &str, options: &[String]) -> Option<Self> {
+    /// That of a scenario, of an IOMMU that was given certain options; `None` where there is no such scenario.
+    pub fn of(scenario: &str, given: impl Fn(&str) -> bool) -> Option<Self> {
         // By the names of both versions.
-        let first = options.iter().any(|option| option == "fsts=on" || option == "x-flts=on");
+        let first = given("fsts=on") || given("x-flts=on");
         match scenario {
             "first-stage" => Some(Self::Vtd(Mode::Scalable(Stage::First))),
             "second-stage" => Some(Self::Vtd(Mode::Scalable(Stage::Second))),

@@ -98,12 +98,13 @@ fn judge(arguments: &Arguments, jsonl: &str, trace: &str) -> Verdict {
     }
     let journal = Journal::parse(jsonl, &arguments.scenario);
     verdict.findings(&journal.problems);
-    let Some(dialect) = Dialect::of(&arguments.scenario, &arguments.options) else {
+    // As QEMU was told, or as the guest found.
+    let given = |option: &str| arguments.options.iter().any(|given| given == option) || journal.says_option(option);
+    let Some(dialect) = Dialect::of(&arguments.scenario, given) else {
         verdict.finding(&format!("no rules for a scenario named {}", arguments.scenario));
         return verdict;
     };
-    let given = |option: &str| arguments.options.iter().any(|given| given == option);
-    let conditions = Conditions { caching_mode: given("caching-mode=on") || journal.says_option("caching-mode=on") };
+    let conditions = Conditions { caching_mode: given("caching-mode=on") };
     matching::compare(&journal.checks, &dialect.read(trace), dialect, conditions, &mut verdict);
     verdict
 }

@@ -165,6 +165,7 @@ impl DemoUnit for VtdUnit {
             "device-iotlb" => bit(ecap, 2),
             "snoop-control" => bit(ecap, 7),
             "intremap" if value != "auto" => bit(ecap, 3),
+            "fsts" | "x-flts" => bit(ecap, 47),
             "x-pasid-mode" => bit(ecap, 40),
             "pasid-bits" if value != "0" => number((ecap >> 35 & 0x1f) + 1),
             _ => None,

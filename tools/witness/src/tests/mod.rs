@@ -1,6 +1,8 @@
 //! Whole runs, written by hand: one that is right in everything, and every way to go wrong that a check must catch.
 
 mod changes;
+mod legacy;
+mod pasids;
 mod run;
 mod smmuv3;
 mod transfers;
@@ -35,6 +37,8 @@ struct Run {
     trace: String,
     guest_ended_well: bool,
     checks: u64,
+    /// Of the requests that are recorded next.
+    pasid: Option<u64>,
 }
 
 impl Run {
@@ -45,14 +49,7 @@ impl Run {
         if kind.caching_mode {
             run.check("state", "option caching-mode=on", "", ("true", "true"), None);
         }
-        run.lines(&[
-            "vtd_context_cache_reset ",
-            "vtd_switch_address_space Device 00:04.0 switching address space (iommu enabled=0)",
-            "vtd_inv_qi_setup addr 0x369000 size 128",
-            "vtd_reg_dmar_root addr 0x36b000 scalable 1",
-            "vtd_dmar_enable enable 1",
-            "vtd_switch_address_space Device 00:04.0 switching address space (iommu enabled=1)",
-        ]);
+        run.comes_up(1);
         run.refused("early", (1, 2), "write", 0x37_0ffc, 1);
 
         run.wait(3);
@@ -103,15 +100,32 @@ impl Run {
         run.change("detach", "detach", (26, 28));
         run.refused("detached", (29, 30), "read", 0x1000, 2);
         run.check("state", "looked at", "", ("true", "true"), None);
-        let passed = run.checks;
-        run.record(&format!(r#"{{"kind":"end","passed":{passed},"failed":0}}"#));
+        run.ends();
         run
+    }
+
+    /// The unit is set up, in scalable mode or not.
+    fn comes_up(&mut self, scalable: u8) {
+        self.lines(&[
+            "vtd_context_cache_reset ",
+            "vtd_switch_address_space Device 00:04.0 switching address space (iommu enabled=0)",
+            "vtd_inv_qi_setup addr 0x369000 size 128",
+            &format!("vtd_reg_dmar_root addr 0x36b000 scalable {scalable}"),
+            "vtd_dmar_enable enable 1",
+            "vtd_switch_address_space Device 00:04.0 switching address space (iommu enabled=1)",
+        ]);
+    }
+
+    /// The scenario has ended well.
+    fn ends(&mut self) {
+        let passed = self.checks;
+        self.record(&format!(r#"{{"kind":"end","passed":{passed},"failed":0}}"#));
     }
 
     /// A run that has only begun.
     fn start(kind: Kind, scenario: &'static str) -> Self {
         let (records, trace) = (String::new(), String::new());
-        let mut run = Self { kind, scenario, records, trace, guest_ended_well: true, checks: 0 };
+        let mut run = Self { kind, scenario, records, trace, guest_ended_well: true, checks: 0, pasid: None };
         run.record(&format!(r#"{{"kind":"start","scenario":"{scenario}"}}"#));
         run
     }
@@ -166,7 +180,14 @@ impl Run {
     }
 
     fn change(&mut self, kind: &str, name: &str, markers: (u32, u32)) {
-        self.check(kind, name, r#""stream":"0x20""#, ("done", "done"), Some(markers));
+        let stream = self.stream();
+        self.check(kind, name, &stream, ("done", "done"), Some(markers));
+    }
+
+    /// The fields of a record that say whose requests it is about.
+    fn stream(&self) -> String {
+        let pasid = self.pasid.map_or(String::new(), |pasid| format!(r#","pasid":"{pasid:#x}""#));
+        format!(r#""stream":"0x20"{pasid}"#)
     }
 
     /// A transfer of eight bytes that is refused.
@@ -174,14 +195,18 @@ impl Run {
         let write = u64::from(access == "write");
         self.wait(markers.0.into());
         let fault = |at: u64| format!("vtd_dmar_fault sid 0x20 fault {code} addr {at:#x} write {write}");
-        let high = (1 - write) << 62 | code << 32 | 0x20;
+        // QEMU's records hold 16 bits of a PASID, where it came to the tables of pages.
+        let pasid = self.pasid.filter(|_| !matches!(code, 1..=3 | 0x40..=0x6f)).map(|pasid| pasid & 0xffff);
+        let high = (1 - write) << 62 | code << 32 | pasid.map_or(0, |pasid| pasid << 40 | 1 << 31) | 0x20;
         let page = iova & !0xfff;
         let recorded = format!("vtd_frr_new index 0 high {high:#x} low {page:#x}");
         self.lines(&[&fault(iova), &recorded, "vtd_fsts_ppf FSTS PPF bit set to 1", &fault(iova + 4)]);
         self.wait(markers.1.into());
-        let words = format!("blocked: {access} of 0x20 at {page:#x}, reason {code:#x}");
+        let words = pasid.map_or(String::new(), |pasid| format!(" PASID {pasid:#x}"));
+        let words = format!("blocked: {access} of 0x20{words} at {page:#x}, reason {code:#x}");
+        let (stream, pasid) = (self.stream(), pasid.map_or(String::new(), |pasid| format!(r#""pasid":"{pasid:#x}","#)));
         let fields = format!(
-            r#""stream":"0x20","iova":"{iova:#x}","length":8,"access":"{access}","frames":[],"fault":{{"stream":"0x20","iova":"{page:#x}","code":"{code:#x}","access":"{access}"}}"#
+            r#"{stream},"iova":"{iova:#x}","length":8,"access":"{access}","frames":[],"fault":{{"stream":"0x20",{pasid}"iova":"{page:#x}","code":"{code:#x}","access":"{access}"}}"#
         );
         self.check("dma", name, &fields, (&words, &words), Some(markers));
     }
@@ -211,9 +236,9 @@ impl Run {
             left -= part;
         }
         self.wait(markers.1.into());
-        let frames = frames.join(",");
+        let (stream, frames) = (self.stream(), frames.join(","));
         let fields = format!(
-            r#""stream":"0x20","iova":"{iova:#x}","length":{len},"access":"{access}","frames":[{frames}],"fault":null"#
+            r#"{stream},"iova":"{iova:#x}","length":{len},"access":"{access}","frames":[{frames}],"fault":null"#
         );
         self.check("dma", name, &fields, ("moved", "moved"), Some(markers));
     }
