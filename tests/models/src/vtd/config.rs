@@ -18,22 +18,84 @@ pub struct Config {
 }
 
 impl Config {
-    /// CAP.CM: entries that are not present may be cached.
-    pub const CAP_CM: u64 = 1 << 7;
     /// CAP.RWBF: a write-buffer flush is required.
     pub const CAP_RWBF: u64 = 1 << 4;
+    /// CAP.PLMR: a low protected memory region.
+    pub const CAP_PLMR: u64 = 1 << 5;
+    /// CAP.PHMR: a high protected memory region.
+    pub const CAP_PHMR: u64 = 1 << 6;
+    /// CAP.CM: entries that are not present may be cached.
+    pub const CAP_CM: u64 = 1 << 7;
+    /// CAP.ZLR: zero-length reads of pages that are write-only.
+    pub const CAP_ZLR: u64 = 1 << 22;
+    /// CAP.SSLPS: second-stage leaves of 2 MiB.
+    pub const CAP_SSLPS_2M: u64 = 1 << 34;
+    /// CAP.SSLPS: second-stage leaves of 1 GiB.
+    pub const CAP_SSLPS_1G: u64 = 1 << 35;
+    /// CAP.PSI: page-selective invalidation of the second stage.
+    pub const CAP_PSI: u64 = 1 << 39;
+    /// CAP.FS1GP: first-stage leaves of 1 GiB.
+    pub const CAP_FS1GP: u64 = 1 << 56;
+    /// CAP.FS5LP: first stage of 5 levels.
+    pub const CAP_FS5LP: u64 = 1 << 60;
     /// CAP.ESRTPS: SRTP also drops every cache.
     pub const CAP_ESRTPS: u64 = 1 << 63;
-    /// ECAP.SC: snoop control.
-    pub const ECAP_SC: u64 = 1 << 7;
-    /// ECAP.PT: pass-through.
-    pub const ECAP_PT: u64 = 1 << 6;
+
+    /// ECAP.C: root, context and PASID structures are snooped, and in legacy mode page walks.
+    pub const ECAP_C: u64 = 1;
+    /// ECAP.QI: queued invalidation.
+    pub const ECAP_QI: u64 = 1 << 1;
     /// ECAP.DT: device TLBs.
     pub const ECAP_DT: u64 = 1 << 2;
+    /// ECAP.IR: interrupt remapping.
+    pub const ECAP_IR: u64 = 1 << 3;
+    /// ECAP.PT: pass-through.
+    pub const ECAP_PT: u64 = 1 << 6;
+    /// ECAP.SC: snoop control.
+    pub const ECAP_SC: u64 = 1 << 7;
+    /// ECAP.MTS: memory types.
+    pub const ECAP_MTS: u64 = 1 << 25;
+    /// ECAP.NEST: nested translation.
+    pub const ECAP_NEST: u64 = 1 << 26;
+    /// ECAP.PRS: page requests.
+    pub const ECAP_PRS: u64 = 1 << 29;
+    /// ECAP.ERS: execute requests, up to revision 4.0.
+    pub const ECAP_ERS: u64 = 1 << 30;
+    /// ECAP.SRS: supervisor requests.
+    pub const ECAP_SRS: u64 = 1 << 31;
+    /// ECAP.NWFS: the no-write flag of translation requests.
+    pub const ECAP_NWFS: u64 = 1 << 33;
+    /// ECAP.EAFS: the extended accessed flag.
+    pub const ECAP_EAFS: u64 = 1 << 34;
     /// ECAP.PASID: requests with PASID.
     pub const ECAP_PASID: u64 = 1 << 40;
+    /// ECAP.DIT: device-TLB invalidations name the physical function.
+    pub const ECAP_DIT: u64 = 1 << 41;
+    /// ECAP.PDS: waits can drain page requests.
+    pub const ECAP_PDS: u64 = 1 << 42;
+    /// ECAP.SMTS: scalable mode.
+    pub const ECAP_SMTS: u64 = 1 << 43;
+    /// ECAP.SSADS: accessed and dirty bits in the second stage.
+    pub const ECAP_SSADS: u64 = 1 << 45;
+    /// ECAP.SSTS: second stage in scalable mode.
+    pub const ECAP_SSTS: u64 = 1 << 46;
+    /// ECAP.FSTS: first stage in scalable mode.
+    pub const ECAP_FSTS: u64 = 1 << 47;
     /// ECAP.SMPWCS: page walks can snoop.
     pub const ECAP_SMPWCS: u64 = 1 << 48;
+    /// ECAP.RPS: RID_PASID.
+    pub const ECAP_RPS: u64 = 1 << 49;
+    /// ECAP.ADMS: abort-DMA mode.
+    pub const ECAP_ADMS: u64 = 1 << 52;
+    /// ECAP.RPRIVS: RID_PRIV.
+    pub const ECAP_RPRIVS: u64 = 1 << 53;
+    /// ECAP.PTRS: PASIDs in translated requests.
+    pub const ECAP_PTRS: u64 = 1 << 56;
+
+    /// What QEMU 10 and 11 report by default: legacy mode, second stage of 3 and 4 levels, pass-through.
+    pub const fn legacy() -> Self {
+        Self { ecap: 0x0000_0000_00f0_0f4a, ..Self::second_stage() }
+    }
 
     /// What QEMU 10 and 11 report with `x-scalable-mode=on`: second stage of 3 and 4 levels, pass-through.
     pub const fn second_stage() -> Self {
@@ -49,26 +111,37 @@ impl Config {
     /// fault records, SRTP that drops the caches; 46 bits of address.
     pub const fn server() -> Self {
         let second = Self::second_stage();
-        // SAGAW 3, 4 and 5 levels; MGAW 57; NFR 3; ESRTPS, FS5LP, FS1GP.
+        // SAGAW 3, 4 and 5 levels; MGAW 57; NFR 3.
         let cap = second.cap & !(0x1f << 8 | 0x3f << 16 | 0xff << 40)
             | 0xe << 8
             | 56 << 16
             | 3 << 40
             | Self::CAP_ESRTPS
-            | 1 << 60
-            | 1 << 56;
-        // SMPWCS, RPS, FSTS, PASID, PSS 20 bits, SC, DT, C, PDS.
+            | Self::CAP_FS5LP
+            | Self::CAP_FS1GP;
         let ecap = second.ecap
             | Self::ECAP_SMPWCS
-            | 1 << 49
-            | 1 << 47
+            | Self::ECAP_RPS
+            | Self::ECAP_FSTS
             | Self::ECAP_PASID
-            | 19 << 35
             | Self::ECAP_SC
             | Self::ECAP_DT
-            | 1
-            | 1 << 42;
-        Self { version: 0x40, cap, ecap, haw: 46, window: 0x1000 }
+            | Self::ECAP_C
+            | Self::ECAP_PDS;
+        Self { version: 0x40, cap, ecap, haw: 46, window: 0x1000 }.pasid_bits(20)
+    }
+
+    /// [`Config::server`] with all that the specification adds: nested translation, accessed and dirty bits in the
+    /// second stage, the extended accessed flag, abort-DMA mode, page requests, RID_PRIV, the no-write flag.
+    pub const fn server_nested() -> Self {
+        let more = Self::ECAP_NEST
+            | Self::ECAP_SSADS
+            | Self::ECAP_EAFS
+            | Self::ECAP_ADMS
+            | Self::ECAP_PRS
+            | Self::ECAP_RPRIVS
+            | Self::ECAP_NWFS;
+        Self::server().ecap_bits(more, true)
     }
 
     /// The same unit with the bits of `mask` in CAP set or cleared.
@@ -79,6 +152,26 @@ impl Config {
     /// The same unit with the bits of `mask` in ECAP set or cleared.
     pub const fn ecap_bits(self, mask: u64, set: bool) -> Self {
         Self { ecap: if set { self.ecap | mask } else { self.ecap & !mask }, ..self }
+    }
+
+    /// The same unit with PASIDs of `bits` bits, 1 to 20: ECAP.PSS.
+    pub const fn pasid_bits(self, bits: u32) -> Self {
+        Self { ecap: self.ecap & !(0x1f << 35) | (bits as u64 - 1) << 35, ..self }
+    }
+
+    /// The same unit with second-stage tables of these depths alone: bit 1 three levels, bit 2 four, bit 3 five.
+    pub const fn depths(self, sagaw: u64) -> Self {
+        Self { cap: self.cap & !(0x1f << 8) | sagaw << 8, ..self }
+    }
+
+    /// The same unit with guest addresses of `bits` bits: CAP.MGAW.
+    pub const fn guest_bits(self, bits: u32) -> Self {
+        Self { cap: self.cap & !(0x3f << 16) | (bits as u64 - 1) << 16, ..self }
+    }
+
+    /// The same unit with domain ids of `4 + 2 * nd` bits: CAP.ND.
+    pub const fn domain_ids(self, nd: u64) -> Self {
+        Self { cap: self.cap & !7 | nd, ..self }
     }
 
     /// The same unit with caching mode, as QEMU's `caching-mode=on`.
