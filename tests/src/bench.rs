@@ -30,7 +30,7 @@ pub fn memory(non_coherent: bool) -> Arc<TestMemory> {
 
 /// What the driver is told of a unit.
 pub fn config_for(config: &ModelConfig) -> Config {
-    Config { host_bits: config.haw, timeout: TIMEOUT }
+    Config { host_bits: config.haw, timeout: TIMEOUT, ..Config::default() }
 }
 
 /// The range of `len` bytes from `start`.

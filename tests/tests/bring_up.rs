@@ -1,13 +1,13 @@
 //! The driver comes up on every kind of unit, whatever firmware left, with everything blocked.
 
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{HwError, Stage, Wait};
+use iommu_core::hw::{HwError, Pasid, Stage, Wait};
 use iommu_hal::regs::Registers;
 use iommu_models::vtd::{Config, Descriptor, FaultCode, Granularity, Model};
 use iommu_tests::bench::{Bench, TestUnit, config_for, memory};
 use iommu_tests::case::Case;
 use iommu_tests::spy::*;
-use iommu_vtd::Unit;
+use iommu_vtd::{ModeChoice, Unit};
 use std::sync::Arc;
 
 /// The edges of buses and halves of buses, and a few between.
@@ -165,8 +165,39 @@ fn a_unit_that_is_not_there_or_cannot_do_it_is_refused_untouched() {
         HwError::Missing(capability) => capability.field,
         other => panic!("{other}"),
     };
-    assert_eq!(missing(second.ecap_bits(1 << 43, false)), "ECAP.SMTS");
     assert_eq!(missing(second.ecap_bits(1 << 1, false)), "ECAP.QI");
+    // Interrupts only: no width at all.
+    let none = second.cap_bits(0x1f << 8, false);
+    assert_eq!(missing(none.ecap_bits(1 << 43, false)), "CAP.SAGAW");
+    assert_eq!(missing(none), "CAP.SAGAW");
+    // Neither stage.
+    assert_eq!(missing(second.ecap_bits(3 << 46, false)), "ECAP.SSTS");
+    // Domain ids of 18 bits, addresses of 16.
+    for config in [second.cap_bits(7, true), second.cap_bits(0x3f << 16, false).cap_bits(0xf << 16, true)] {
+        assert!(matches!(error(config), HwError::Hardware(_)), "{:#x}", config.cap);
+    }
+}
+
+#[test]
+fn what_was_chosen_and_cannot_be_is_refused_untouched() {
+    let missing = |config: Config, choice: iommu_vtd::Config| {
+        let (spy, model) = off(config);
+        let found = Unit::bring_up(model.memory().clone(), spy.clone(), choice).err().expect("an error");
+        assert_eq!((spy.take_writes(), model.memory().in_use()), (vec![], 0));
+        match found {
+            HwError::Missing(capability) => capability.field,
+            other => panic!("{other}"),
+        }
+    };
+    let second = Config::second_stage();
+    let scalable = iommu_vtd::Config { mode: ModeChoice::Scalable, ..config_for(&second) };
+    assert_eq!(missing(second.ecap_bits(1 << 43, false), scalable), "ECAP.SMTS");
+    let rid_pasid = iommu_vtd::Config { rid_pasid: Pasid::new(1).unwrap(), ..config_for(&second) };
+    assert_eq!(missing(second, rid_pasid), "ECAP.RPS");
+    assert_eq!(missing(second.ecap_bits(1 << 43, false), rid_pasid), "ECAP.RPS");
+    // One more bit than the unit has.
+    let wide = iommu_vtd::Config { rid_pasid: Pasid::new(0x8_0000).unwrap(), ..config_for(&second) };
+    assert_eq!(missing(Config::server().ecap_bits(1 << 35, false), wide), "ECAP.PSS");
 }
 
 #[test]

@@ -287,7 +287,7 @@ impl Registers for Forged {
 fn every_field_is_read_from_its_bits_and_every_reason_is_taken() {
     let model = Arc::new(Model::new(Config::second_stage(), memory(false)));
     let forged = Arc::new(Forged { model: model.clone(), records: Mutex::new(vec![0]) });
-    let config = iommu_vtd::Config { host_bits: 48, timeout: TIMEOUT };
+    let config = iommu_vtd::Config { host_bits: 48, timeout: TIMEOUT, ..Default::default() };
     let unit = Unit::bring_up(model.memory().clone(), forged.clone(), config).unwrap();
     let decode = |record: u128| {
         forged.records.lock().unwrap()[0] = record | 1 << 127;

@@ -74,7 +74,7 @@ fn start(bytes: &[u8], machine: &[(u64, Arc<Model>, Arc<Spy>)]) -> Result<(Dmar,
     let units = dmar.drhds().iter().map(|drhd| {
         let (_, model, spy) = machine.iter().find(|(base, ..)| *base == drhd.base.get()).expect("registers");
         assert!(drhd.register_bytes as usize >= spy.len());
-        let config = iommu_vtd::Config { host_bits: dmar.host_address_bits(), timeout: TIMEOUT };
+        let config = iommu_vtd::Config { host_bits: dmar.host_address_bits(), timeout: TIMEOUT, ..Default::default() };
         Unit::bring_up(model.memory().clone(), spy.clone(), config).expect("a unit")
     });
     let units = units.collect();

@@ -128,7 +128,7 @@ type HeapUnit = Unit<Outside<TestMemory>, Outside<Model>>;
 
 fn up(case: &Case) -> (HeapUnit, Arc<Model>) {
     let model = Arc::new(Model::new(case.config, memory(case.non_coherent)));
-    let config = Config { host_bits: case.config.haw, timeout: TIMEOUT };
+    let config = Config { host_bits: case.config.haw, timeout: TIMEOUT, ..Config::default() };
     let unit = Unit::bring_up(Outside(model.memory().clone()), Outside(model.clone()), config).expect("a unit");
     (unit, model)
 }

@@ -8,7 +8,7 @@ use iommu_hal::{FrameRequest, Hal, WalkerMemory};
 use iommu_models::vtd::{Config, Descriptor, FaultCode, Model, Queue};
 use iommu_tests::bench::{TestUnit, config_for, memory};
 use iommu_tests::spy::*;
-use iommu_vtd::Unit;
+use iommu_vtd::{ModeChoice, Unit};
 use std::sync::{Arc, Mutex};
 
 const RID: u16 = 8;
@@ -31,7 +31,7 @@ impl Firmware {
         Self::with_mode(config, 1 << 10)
     }
 
-    /// `mode` is RTADDR.TTM: scalable, or legacy without any table.
+    /// `mode` is RTADDR.TTM in its place: scalable, or another without any table.
     fn with_mode(config: Config, mode: u64) -> Self {
         let model = Arc::new(Model::new(config, memory(false)));
         let spy = Arc::new(Spy::new(model.clone()));
@@ -47,7 +47,8 @@ impl Firmware {
         set(directory, table | 1);
         set(context + u64::from(RID) * 32, directory | 1);
         set(root, context | 1);
-        if mode != 0 {
+        let scalable = mode == 1 << 10;
+        if scalable {
             model.write64(IQA, queue | 1 << 11);
             model.write32(GCMD, QIE);
         }
@@ -55,7 +56,7 @@ impl Firmware {
         model.write64(RTADDR, root | mode);
         model.write32(GCMD, queue_on | SRTP);
         model.write32(GCMD, queue_on | TE);
-        if mode != 0 {
+        if scalable {
             // Cached, too.
             model.dma(RID, None, Iova::new(0x1000), 8, true).expect("pass-through");
         }
@@ -132,14 +133,55 @@ fn what_firmware_let_through_is_blocked_and_was_never_let_through_untranslated()
 
 #[test]
 fn another_mode_of_firmware_is_turned_off_first() {
-    for config in [Config::second_stage(), Config::first_stage(), Config::server()] {
+    for config in [Config::second_stage(), Config::first_stage()] {
         let firmware = Firmware::with_mode(config, 0);
         firmware.take_over();
         let commands = firmware.spy.take_commands();
         let off = commands.iter().position(|command| command & TE == 0).expect("translation goes off");
         let root = commands.iter().position(|command| command & SRTP != 0).expect("a root");
         assert!(commands[off..root].iter().all(|command| command & TE == 0) && commands.last().unwrap() & TE != 0);
+        // Nothing but the root and the invalidation stands in the window.
+        assert_eq!(commands.len() - off, 3, "{commands:x?}");
     }
+}
+
+#[test]
+fn with_esrtps_another_mode_of_firmware_hands_over_without_a_window() {
+    // Scalable mode from legacy mode, and from abort-DMA mode; the other way about.
+    let server = Config::server().ecap_bits(1 << 52, true);
+    for (mode, choice) in [(0, ModeChoice::Best), (3 << 10, ModeChoice::Best), (3 << 10, ModeChoice::Legacy)] {
+        let firmware = Firmware::with_mode(server, mode);
+        let model = firmware.model.clone();
+        let looks = Arc::new(Mutex::new(0));
+        let count = looks.clone();
+        firmware.spy.set_hook(Some(Box::new(move |write, _| {
+            *count.lock().unwrap() += 1;
+            assert!(model.dma(0x10, None, Iova::new(0x1000), 8, true).is_err(), "untranslated after {write:x?}");
+        })));
+        let config = iommu_vtd::Config { mode: choice, ..config_for(&server) };
+        let unit = Unit::bring_up(firmware.model.memory().clone(), firmware.spy.clone(), config).expect("up");
+        firmware.spy.set_hook(None);
+        assert!(firmware.spy.take_commands().iter().all(|command| command & TE != 0), "translation went off");
+        assert!(*looks.lock().unwrap() > 4);
+        assert_eq!(firmware.model.violations(), []);
+        let expected = if choice == ModeChoice::Legacy { 0 } else { 1 };
+        assert_eq!(firmware.model.root() >> 10 & 3, expected);
+        drop(unit);
+    }
+}
+
+#[test]
+fn what_has_events_of_firmware_on_loses_them() {
+    let firmware = Firmware::new(Config::second_stage());
+    let (fectl, iectl) = (0x38, 0xa0);
+    firmware.model.write32(fectl, 0);
+    firmware.model.write32(iectl, 0);
+    firmware.model.dma(0x10, None, Iova::new(0x1000), 8, true).unwrap_err();
+    firmware.model.take_messages();
+    firmware.take_over();
+    assert_eq!([fectl, iectl].map(|control| firmware.model.read32(control) >> 31), [1, 1], "masked");
+    firmware.model.dma(0x10, None, Iova::new(0x1000), 8, true).unwrap_err();
+    assert_eq!(firmware.model.take_messages(), []);
 }
 
 #[test]

@@ -63,7 +63,8 @@ pub mod spec;
 mod tables;
 mod unit;
 
-pub use bring_up::Config;
+pub use bring_up::abort::abort_dma;
+pub use bring_up::{Config, ModeChoice};
 pub use fault::MsiMessage;
 pub use queue::{CODE_DEVICE_TLB_TIMEOUT, Marker};
 pub use tables::Structure;

@@ -14,6 +14,9 @@ use tock_registers::fields::Field;
 /// the command register would repeat them (section 11.4.4.1).
 const LASTING: u32 = 0x96ff_ffff;
 
+/// What a read of registers that nobody answers for gives.
+const GONE: HwError = HwError::Hardware("the registers read all ones: no unit answers");
+
 /// A unit's registers, with the limit for every wait.
 pub(crate) struct Regs<R> {
     io: R,
@@ -40,15 +43,23 @@ impl<R: Registers> Regs<R> {
         }
         let (version, cap, ecap) = (self.io.read32(VER), self.io.read64(CAP_REG), self.io.read64(ECAP_REG));
         if version == u32::MAX || cap == u64::MAX || ecap == u64::MAX {
-            return Err(HwError::Hardware("the registers read all ones: no unit answers"));
+            return Err(GONE);
         }
         let capabilities = Capabilities::new(cap, ecap).with_version(version);
         capabilities.check_records(self.io.len())?;
         Ok(capabilities)
     }
 
-    pub(crate) fn status(&self) -> LocalRegisterCopy<u32, GSTS::Register> {
-        LocalRegisterCopy::new(self.io.read32(GSTS_REG))
+    /// The global status.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Hardware`] where nobody answers: the reserved bits of a unit that is there read zero.
+    pub(crate) fn status(&self) -> Result<LocalRegisterCopy<u32, GSTS::Register>, HwError> {
+        match self.io.read32(GSTS_REG) {
+            u32::MAX => Err(GONE),
+            status => Ok(LocalRegisterCopy::new(status)),
+        }
     }
 
     /// Turns a lasting state on or off and waits until the status agrees. The caller serialises commands.
@@ -60,9 +71,9 @@ impl<R: Registers> Regs<R> {
         name: &'static str,
     ) -> Result<(), HwError> {
         let bit = field.mask << field.shift;
-        let state = self.io.read32(GSTS_REG) & LASTING;
+        let state = self.status()?.get() & LASTING;
         self.io.write32(GCMD_REG, if on { state | bit } else { state & !bit });
-        self.wait(hal, name, || self.status().is_set(field) == on)
+        self.wait(hal, name, || Ok(self.status()?.is_set(field) == on))
     }
 
     /// Gives a one-shot command and waits until its status bit reads `done`. The caller serialises commands.
@@ -74,13 +85,37 @@ impl<R: Registers> Regs<R> {
         name: &'static str,
     ) -> Result<(), HwError> {
         let bit = field.mask << field.shift;
-        self.io.write32(GCMD_REG, self.io.read32(GSTS_REG) & LASTING | bit);
-        self.wait(hal, name, || self.status().is_set(field) == done)
+        self.io.write32(GCMD_REG, self.status()?.get() & LASTING | bit);
+        self.wait(hal, name, || Ok(self.status()?.is_set(field) == done))
     }
 
-    /// Polls until `ready`, or fails at the deadline.
-    pub(crate) fn wait<H: Hal>(&self, hal: &H, name: &'static str, ready: impl Fn() -> bool) -> Result<(), HwError> {
-        poll(hal, self.timeout, || ready().then_some(())).ok_or(HwError::TimedOut(Wait::Status(name)))
+    /// Has hardware take RTADDR: a table and its mode. The caller serialises commands.
+    pub(crate) fn set_root<H: Hal>(
+        &self,
+        hal: &H,
+        root: LocalRegisterCopy<u64, RTADDR::Register>,
+    ) -> Result<(), HwError> {
+        self.io.write64(RTADDR_REG, root.get());
+        self.trigger(hal, GSTS::RTPS, true, "GSTS.RTPS")
+    }
+
+    /// The mode that hardware translates in, where it translates (RTADDR.TTM).
+    pub(crate) fn table_mode(&self) -> u64 {
+        LocalRegisterCopy::<u64, RTADDR::Register>::new(self.io.read64(RTADDR_REG)).read(RTADDR::TTM)
+    }
+
+    /// Polls until `ready`, or fails at the deadline, or where nobody answers.
+    pub(crate) fn wait<H: Hal>(
+        &self,
+        hal: &H,
+        name: &'static str,
+        ready: impl Fn() -> Result<bool, HwError>,
+    ) -> Result<(), HwError> {
+        let answer = || match ready() {
+            Ok(ready) => ready.then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        };
+        poll(hal, self.timeout, answer).unwrap_or(Err(HwError::TimedOut(Wait::Status(name))))
     }
 
     /// Turns protected memory regions off, once translation protects in their place.
@@ -92,6 +127,6 @@ impl<R: Registers> Regs<R> {
         let mut value = protected();
         value.modify(PMEN::EPM::CLEAR);
         self.io.write32(PMEN_REG, value.get());
-        self.wait(hal, "PMEN.PRS", || !protected().is_set(PMEN::PRS))
+        self.wait(hal, "PMEN.PRS", || Ok(!protected().is_set(PMEN::PRS)))
     }
 }

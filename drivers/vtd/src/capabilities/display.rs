@@ -23,7 +23,7 @@ impl fmt::Display for Capabilities {
         let cap = |field| self.cap.is_set(field);
         let ecap = |field| self.ecap.is_set(field);
         let words = [
-            (ecap(ECAP::SMTS) && !self.scalable(), "scalable mode not used"),
+            (self.has_scalable_mode() && !self.scalable(), "scalable mode not used"),
             (self.queued_invalidation(), "queued invalidation"),
             (!self.queued_invalidation(), "invalidation through registers"),
             (self.nesting(), "nesting"),
@@ -32,7 +32,7 @@ impl fmt::Display for Capabilities {
             (self.honours_rid_pasid(), "RID_PASID"),
             (self.device_tlbs(), "device TLBs"),
             (self.device_tlbs() && self.invalidation_throttle(), "throttled by physical function"),
-            (ecap(ECAP::PRS), "page requests"),
+            (self.page_requests(), "page requests"),
             (self.supervisor_requests(), "supervisor requests"),
             (self.extended_accessed(), "extended accessed flags"),
             (self.interrupt_remapping(), "interrupt remapping"),

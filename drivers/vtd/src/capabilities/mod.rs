@@ -210,6 +210,16 @@ impl Capabilities {
         self.ecap.is_set(ECAP::ADMS)
     }
 
+    /// ECAP.SMTS: the unit has scalable mode, whichever it runs in.
+    pub fn has_scalable_mode(&self) -> bool {
+        self.ecap.is_set(ECAP::SMTS)
+    }
+
+    /// ECAP.PRS.
+    pub fn page_requests(&self) -> bool {
+        self.ecap.is_set(ECAP::PRS)
+    }
+
     /// ECAP.IR.
     pub fn interrupt_remapping(&self) -> bool {
         self.ecap.is_set(ECAP::IR)
@@ -282,6 +292,6 @@ fn coherent(snoops: bool) -> WalkerMemory {
     if snoops { WalkerMemory::Coherent } else { WalkerMemory::NonCoherent }
 }
 
-fn require(present: bool, capability: Capability) -> Result<(), HwError> {
+pub(crate) fn require(present: bool, capability: Capability) -> Result<(), HwError> {
     if present { Ok(()) } else { Err(HwError::Missing(capability)) }
 }

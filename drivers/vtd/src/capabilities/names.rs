@@ -19,6 +19,7 @@ names! {
     SECOND_STAGE_WIDTH = "a second stage of 3, 4 or 5 levels", "CAP.SAGAW";
     PASS_THROUGH = "pass-through", "ECAP.PT";
     NESTING = "nested translation", "ECAP.NEST";
+    ROOT_POINTER_INVALIDATES = "a root pointer that invalidates by itself", "CAP.ESRTPS";
     ABORT_MODE = "abort-DMA mode", "ECAP.ADMS";
     PASIDS = "requests with PASID", "ECAP.PASID";
     PASID_WIDTH = "PASIDs of that width", "ECAP.PSS";

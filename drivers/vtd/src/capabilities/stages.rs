@@ -136,9 +136,14 @@ impl Capabilities {
         self.second_stage().map(|_| ())
     }
 
+    /// Width in bits of the PASIDs that tables may hold.
+    fn pasid_width(&self) -> u8 {
+        (self.ecap.read(ECAP::PSS) as u8 + 1).min(MOST_PASID_BITS)
+    }
+
     /// Width of PASIDs in bits; 0 where requests with PASID are refused.
     pub fn pasid_bits(&self) -> u8 {
-        if self.require_pasids().is_ok() { (self.ecap.read(ECAP::PSS) as u8 + 1).min(MOST_PASID_BITS) } else { 0 }
+        if self.require_pasids().is_ok() { self.pasid_width() } else { 0 }
     }
 
     /// Asks for requests with PASID.
@@ -162,16 +167,21 @@ impl Capabilities {
 
     /// ECAP.RPS: the PASID of requests without one is that of the context entry (RID_PASID); else it is 0.
     pub fn honours_rid_pasid(&self) -> bool {
-        self.require_rid_pasid().is_ok()
+        self.scalable() && self.ecap.is_set(ECAP::RPS)
     }
 
-    /// Asks for a PASID of choice for requests without one.
+    /// Asks for requests without PASID to have this one; 0 is what they have anyway.
     ///
     /// # Errors
     ///
-    /// [`HwError::Missing`] names ECAP.RPS or ECAP.SMTS; [`HwError::Unsupported`] where legacy mode was chosen.
-    pub fn require_rid_pasid(&self) -> Result<(), HwError> {
-        self.require_scalable(self.ecap.is_set(ECAP::RPS), names::RID_PASID)
+    /// [`HwError::Missing`] names ECAP.RPS or ECAP.SMTS, or ECAP.PSS where it has too many bits;
+    /// [`HwError::Unsupported`] where legacy mode was chosen.
+    pub fn require_rid_pasid(&self, pasid: u32) -> Result<(), HwError> {
+        if pasid == 0 {
+            return Ok(());
+        }
+        self.require_scalable(self.ecap.is_set(ECAP::RPS), names::RID_PASID)?;
+        require(pasid >> self.pasid_width() == 0, names::PASID_WIDTH)
     }
 
     /// What only scalable mode has.

@@ -81,7 +81,9 @@ fn what_is_lacking_is_named() {
     assert_eq!(missing(without(SECOND, &[1]).require_scalable_mode()), "ECAP.QI");
     assert_eq!(missing(without(ALL, &[46, 47]).require_scalable_mode()), "ECAP.SSTS");
     assert_eq!(missing(SECOND.require_pasids()), "ECAP.PASID");
-    assert_eq!(missing(SECOND.require_rid_pasid()), "ECAP.RPS");
+    assert_eq!(missing(SECOND.require_rid_pasid(1)), "ECAP.RPS");
+    assert_eq!((SECOND.require_rid_pasid(0), LEGACY.require_rid_pasid(0)), (Ok(()), Ok(())));
+    assert_eq!((ALL.require_rid_pasid(0xf_ffff), missing(ALL.require_rid_pasid(0x10_0000))), (Ok(()), "ECAP.PSS"));
     assert_eq!(missing(SECOND.require_nesting()), "ECAP.NEST");
     assert_eq!(missing(without(ALL, &[46]).require_nesting()), "ECAP.SSTS");
     assert_eq!(missing(without(ALL, &[47]).require_nesting()), "ECAP.FSTS");

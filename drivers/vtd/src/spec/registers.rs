@@ -37,8 +37,14 @@ pub const IQH_REG: usize = 0x80;
 pub const IQT_REG: usize = 0x88;
 /// [`IQA`]. 64 bits.
 pub const IQA_REG: usize = 0x90;
+/// Invalidation completion status. 32 bits.
+pub const ICS_REG: usize = 0x9c;
+/// Invalidation completion event control, fields of [`FECTL`]. 32 bits.
+pub const IECTL_REG: usize = 0xa0;
 /// [`IQERCD`]. 64 bits, read only.
 pub const IQERCD_REG: usize = 0xb0;
+/// Page request event control, fields of [`FECTL`]. 32 bits.
+pub const PECTL_REG: usize = 0xe0;
 /// End of the registers that every unit has, in bytes.
 pub const FIXED_END: usize = 0xc0;
 
