@@ -22,6 +22,11 @@ fn iotlb(granularity: Granularity) -> Descriptor {
     Descriptor::Iotlb { granularity, drain_writes: true, drain_reads: true }
 }
 
+/// All that the PASID of requests without one has in a domain.
+fn by_pasid(domain: u16) -> Descriptor {
+    Descriptor::PasidIotlb(Granularity::Pasid { domain, pasid: 0 })
+}
+
 /// All that is cached of a domain.
 fn all_of(case: &Case, domain: u16) -> Descriptor {
     match case.stage {
@@ -48,9 +53,10 @@ fn an_attach_and_its_end_are_announced_row_by_row() {
         let id = bench.domain_id(RED);
         let set = bench.invalidations();
         if case.caching() {
-            // Context entry: CC of the device, IOTLB of domain 0. PASID entry: its cache, its translations.
-            let all = Descriptor::PasidIotlb(Granularity::Pasid { domain: id, pasid: 0 });
-            let expected = [context_of(RED), pasid_of(id), iotlb(Granularity::Domain(0)), all];
+            // What was refused has domain id 0: CC of the device, PC and IOTLB of domain 0. PASID entry: its cache and its
+            // translations, of domain 0 and of the new one.
+            let context = [context_of(RED), Descriptor::PasidCache(Granularity::Domain(0)), pasid_of(0), pasid_of(id)];
+            let expected = [&context[..], &[iotlb(Granularity::Domain(0)), by_pasid(0), by_pasid(id)]].concat();
             assert_eq!(set, expected, "{}", case.name);
         } else {
             assert_eq!(set, [], "{}", case.name);
@@ -60,8 +66,7 @@ fn an_attach_and_its_end_are_announced_row_by_row() {
         let new = bench.domain_id(RED);
         let replaced = bench.invalidations();
         assert_eq!(replaced[..2], [pasid_of(id), all_of(&case, id)], "{}", case.name);
-        let all = Descriptor::PasidIotlb(Granularity::Pasid { domain: new, pasid: 0 });
-        let set: &[_] = if case.caching() { &[pasid_of(new), all] } else { &[] };
+        let set: &[_] = if case.caching() { &[pasid_of(0), pasid_of(new), by_pasid(0), by_pasid(new)] } else { &[] };
         assert_eq!(replaced[2..], *set, "{}", case.name);
 
         bench.detach(RED);
@@ -72,8 +77,7 @@ fn an_attach_and_its_end_are_announced_row_by_row() {
         bench.invalidations();
         bench.detach(RED);
         // Pass-through is tagged by domain and PASID, whatever stage others have.
-        let all = Descriptor::PasidIotlb(Granularity::Pasid { domain: id, pasid: 0 });
-        assert_eq!(bench.invalidations(), [context_of(RED), pasid_of(id), all], "{}", case.name);
+        assert_eq!(bench.invalidations(), [context_of(RED), pasid_of(id), by_pasid(id)], "{}", case.name);
         bench.check();
     }
 }

@@ -82,7 +82,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
 
         let mut ids = DomainIds::new(caps.domain_id_bits())?;
         let identity = Tag::DomainAndPasid(ids.alloc()?);
-        let identity = Shared::try_new(State::new(identity)).map_err(|_| HwError::OutOfMemory)?;
+        let identity = Shared::try_new(State::new(identity)?).map_err(|_| HwError::OutOfMemory)?;
         let queue = Queue::new(&hal, host_bits)?;
         let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
         // The last that needs memory, while hardware is still as it was.

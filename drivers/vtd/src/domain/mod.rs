@@ -106,7 +106,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         };
         Ok(Self {
             unit: unit.clone(),
-            state: Shared::try_new(State::new(tag)).map_err(|_| HwError::OutOfMemory)?,
+            state: Shared::try_new(State::new(tag)?).map_err(|_| HwError::OutOfMemory)?,
             serial: hw::unique_number(),
             geometry: either!(&tables, table => table.geometry()),
             root: either!(&tables, table => table.root()),
@@ -196,7 +196,10 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
         either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
         match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
             // The claim on the range is over, unlike in the flush in the middle of a map that needs one.
-            Some(range) => self.unit.invalidate(&[Change::Mapped { tag: self.state.tag(), range }]),
+            Some(range) => {
+                let tag = self.state.tag();
+                self.state.with_users(|users| self.unit.invalidate(&[Change::Mapped { tag, users, range }]))
+            }
             None => Ok(()),
         }
     }

@@ -1,7 +1,8 @@
-//! The streams that lead to a domain.
+//! The streams that lead to a domain, or to a guest's first stage on top of it.
 
-use super::User;
+use super::{Tag, User};
 use alloc::boxed::Box;
+use core::cmp::Ordering;
 use iommu_alloc::try_box;
 use iommu_core::hw::{HwError, Pasid, RequesterId};
 
@@ -12,7 +13,22 @@ pub struct Seat(Box<Node>);
 #[derive(Debug)]
 struct Node {
     user: User,
+    /// Of what it leads to; anything as long as the seat is with nobody.
+    tag: Tag,
     next: Option<Box<Node>>,
+}
+
+/// What tells users apart, and their order.
+type Key = (RequesterId, Option<Pasid>, u16);
+
+impl Node {
+    fn key(&self) -> Key {
+        key(self.user, self.tag)
+    }
+}
+
+fn key(user: User, tag: Tag) -> Key {
+    (user.source, user.pasid, tag.domain_id())
 }
 
 impl Seat {
@@ -22,11 +38,11 @@ impl Seat {
     ///
     /// [`HwError::OutOfMemory`].
     pub fn new(user: User) -> Result<Self, HwError> {
-        try_box(Node { user, next: None }).map(Self).ok_or(HwError::OutOfMemory)
+        try_box(Node { user, tag: Tag::Domain(0), next: None }).map(Self).ok_or(HwError::OutOfMemory)
     }
 }
 
-/// Users of a domain, in the order of requesters and PASIDs.
+/// Users of a domain and of everything on top of it, in the order of requesters, PASIDs and domain ids.
 #[derive(Debug, Default)]
 pub struct Users {
     first: Option<Box<Node>>,
@@ -40,14 +56,24 @@ impl Users {
 
     /// Each of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = User> + '_ {
-        core::iter::successors(self.first.as_deref(), |node| node.next.as_deref()).map(|node| node.user)
+        self.tagged().map(|(user, _)| user)
     }
 
-    /// One more.
-    pub fn add(&mut self, mut seat: Seat) {
-        let key = |user: &User| (user.source, user.pasid);
+    /// Each of them, in order, and the tag of what it leads to.
+    pub fn tagged(&self) -> impl Iterator<Item = (User, Tag)> + '_ {
+        core::iter::successors(self.first.as_deref(), |node| node.next.as_deref()).map(|node| (node.user, node.tag))
+    }
+
+    /// Each of those that lead to what has this tag, in order.
+    pub fn of(&self, tag: Tag) -> impl Iterator<Item = User> + '_ {
+        self.tagged().filter(move |(_, held)| *held == tag).map(|(user, _)| user)
+    }
+
+    /// One more, which leads to what has this tag.
+    pub fn add(&mut self, tag: Tag, mut seat: Seat) {
+        seat.0.tag = tag;
         let mut at = &mut self.first;
-        while at.as_ref().is_some_and(|node| key(&node.user) < key(&seat.0.user)) {
+        while at.as_ref().is_some_and(|node| node.key() < seat.0.key()) {
             // The loop's condition has seen it.
             let Some(node) = at else { break };
             at = &mut node.next;
@@ -57,11 +83,15 @@ impl Users {
     }
 
     /// One less; its place is given back.
-    pub fn remove(&mut self, source: RequesterId, pasid: Option<Pasid>) -> Option<Seat> {
+    pub fn remove(&mut self, tag: Tag, source: RequesterId, pasid: Option<Pasid>) -> Option<Seat> {
+        let wanted = (source, pasid, tag.domain_id());
         let mut at = &mut self.first;
-        while at.as_ref().is_some_and(|node| (node.user.source, node.user.pasid) != (source, pasid)) {
+        while at.as_ref().is_some_and(|node| node.key().cmp(&wanted) == Ordering::Less) {
             let Some(node) = at else { break };
             at = &mut node.next;
+        }
+        if at.as_ref()?.key() != wanted {
+            return None;
         }
         let mut node = at.take()?;
         *at = node.next.take();
@@ -88,19 +118,36 @@ mod tests {
         User { source: RequesterId::new(source), pasid: pasid.and_then(Pasid::new), index: 0, tlb: None }
     }
 
+    const TAG: Tag = Tag::Domain(5);
+
     #[test]
     fn users_are_in_order_and_leave_their_seat() {
         let mut users = Users::new();
         for (source, pasid) in [(2, None), (1, Some(7)), (1, None), (3, None), (1, Some(3))] {
-            users.add(Seat::new(user(source, pasid)).unwrap());
+            users.add(TAG, Seat::new(user(source, pasid)).unwrap());
         }
         let seen = |users: &Users| users.iter().map(|user| (user.source.get(), user.pasid)).collect::<Vec<_>>();
         let (three, seven) = (Pasid::new(3), Pasid::new(7));
         assert_eq!(seen(&users), [(1, None), (1, three), (1, seven), (2, None), (3, None)]);
-        let seat = users.remove(RequesterId::new(1), three).unwrap();
-        assert!(users.remove(RequesterId::new(1), three).is_none());
+        let seat = users.remove(TAG, RequesterId::new(1), three).unwrap();
+        assert!(users.remove(TAG, RequesterId::new(1), three).is_none());
         assert_eq!(seen(&users), [(1, None), (1, seven), (2, None), (3, None)]);
-        users.add(seat);
+        users.add(TAG, seat);
         assert_eq!(seen(&users)[1], (1, three));
+    }
+
+    #[test]
+    fn a_stream_has_one_place_under_each_tag() {
+        let (mut users, nested) = (Users::new(), Tag::Domain(4));
+        users.add(TAG, Seat::new(user(1, None)).unwrap());
+        users.add(nested, Seat::new(user(1, None)).unwrap());
+        assert_eq!(users.tagged().map(|(_, tag)| tag).collect::<Vec<_>>(), [nested, TAG]);
+        assert_eq!((users.of(TAG).count(), users.of(nested).count()), (1, 1));
+        // From one to the other.
+        let seat = users.remove(TAG, RequesterId::new(1), None).unwrap();
+        assert!(users.remove(TAG, RequesterId::new(1), None).is_none());
+        assert_eq!((users.of(TAG).count(), users.of(nested).count()), (0, 1));
+        users.add(TAG, seat);
+        assert_eq!(users.of(TAG).count(), 1);
     }
 }
