@@ -47,6 +47,7 @@ fn a_hang_is_seen_within_the_deadline_and_the_queue_works_once_it_moves() {
 #[test]
 fn a_completion_that_comes_late_is_taken_for_no_other() {
     let bench = Bench::up(&second_stage());
+    let domain = four_pages(&bench);
     // Many waits given up on, one after the other.
     let mut given_up = Vec::new();
     bench.model.set_queue(Queue::Stopped);
@@ -58,13 +59,12 @@ fn a_completion_that_comes_late_is_taken_for_no_other() {
     bench.model.take_log();
 
     // The old one completes just when a new one is submitted, which itself never does.
-    let domain = bench.domain_with(0x1000, 0x5000_0000, 0x1000);
     bench.model.set_queue(Queue::Running);
     let late = bench.model.take_log();
     assert!(late.iter().any(|it| matches!(it.descriptor,
         Descriptor::Wait { status: Some((_, data)), .. } if given_up.contains(&data))));
     bench.model.set_queue(Queue::Stopped);
-    assert_eq!(try_unmap(&*domain, 0x1000, 0x1000), Err(HUNG), "nothing was invalidated for this one");
+    assert_eq!(try_unmap(&*domain, PAGES[0], 0x1000), Err(HUNG), "nothing was invalidated for this one");
     bench.model.set_queue(Queue::Running);
     let marker = bench.unit.sync().expect("works");
     assert!(!given_up.contains(&marker));

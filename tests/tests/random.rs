@@ -146,8 +146,8 @@ impl World {
             1 => self.benches[failing].model.fail_descriptor_after(0),
             _ => {}
         }
-        // Of a first stage that no stream leads to hardware knows nothing, so that it is not asked.
-        let asked = self.case.stage == Stage::Second || self.attached[failing].contains(&Some(at));
+        // Of what no stream leads to hardware knows nothing, so that it is not asked.
+        let asked = self.attached[failing].contains(&Some(at));
         let space = &mut self.spaces[at];
         let found = space.ioas.unmap(range(start, len));
         self.benches[failing].model.set_queue(Queue::Running);
