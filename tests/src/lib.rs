@@ -10,6 +10,7 @@
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
 //! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
 //! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
+//! * [`hostile_dmar`]: what must hold of any bytes as a DMAR table, and tables to try.
 //! * [`hooked`]: memory that calls a test back in the middle of an operation.
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
 //! * [`random`]: numbers for random tests.
@@ -23,6 +24,7 @@ pub mod case;
 pub mod figures;
 pub mod four_pages;
 pub mod hooked;
+pub mod hostile_dmar;
 pub mod mock;
 pub mod oracle;
 pub mod pieces;
