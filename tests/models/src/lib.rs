@@ -12,12 +12,14 @@
 //!
 //! | What | Now | To come |
 //! |---|---|---|
-//! | VT-d tables | scalable mode: first and second stage (3 to 5 levels), pass-through | legacy mode (its requests are blocked with code 2), nested translation (PGTT 3 is refused with 0x5b) |
-//! | accessed and dirty bits | checked in the first stage where page walks do not snoop; never written, so a walk that snoops reads them as set | written, in both stages |
+//! | VT-d tables | legacy, scalable and abort-DMA mode; first and second stage (3 to 5 levels), one on the other, pass-through; every reserved bit of revision 5.10 | host permission tables (HPTE is reserved), I/O permissions of the second stage (IR, IW; SSIRWE) |
+//! | revisions | the stricter rule where 5.10 is more lenient than 4.0: bit 63 of first-stage entries needs NXE, AW of pass-through a width of the unit, execute requests their enables | AW of a unit without a second stage is not looked at, since revisions contradict each other |
+//! | accessed and dirty bits | written by atomic updates in both stages once a request is let through; refused where walks do not snoop | accessed bits set ahead of time, or for requests that fault |
+//! | fetches | entries wider than 128 bits in parts, in either order, with a hook between | parts of several entries mixed |
 //! | caches | context, PASID, IOTLB: kept until covered, never evicted; with caching mode entries that are not present | paging-structure caches, so IH is logged but means nothing yet; device TLBs, torn fetches |
 //! | PASID cache, caching mode | an entry that is not present goes by its PASID, whatever the domain id | only by the domain id that the specification reserves |
 //! | invalidation queue | executed at once, at the write of IQT, GCMD or FSTS | answers later, out of order where allowed |
-//! | requests | reads and writes, always user, untranslated | ATS, page requests, atomics, execute and supervisor requests |
+//! | requests | reads, writes, both at once, of nothing; of users and supervisors, for execution; untranslated, translated, translation requests of one page. Those without PASID to where interrupts go are taken for interrupts, whatever they are | page requests, translation requests for several pages, code 2xh for what is no interrupt there |
 //! | registers | up to IRTA, without CCMD, AFLOG, protected memory; fault records | register-based invalidation, PMEN, page-request queue |
 //! | interrupt remapping | commands and IEC descriptors are taken, nothing is remapped | remapping |
 //! | SMMUv3 | the non-secure side | the secure side, realms |

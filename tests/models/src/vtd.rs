@@ -1,8 +1,9 @@
-//! A VT-d unit in software, in scalable mode, from the raw bits of the specification (4.1).
+//! A VT-d unit in software, in each of its modes, from the raw bits of the specification (5.10).
 //!
 //! * [`Model`]: the unit: registers, invalidation queue, caches, DMA, fault records. A driver sees it through
 //!   [`Registers`](iommu_hal::regs::Registers); a test sees its log, its [`Violation`]s and its switches.
 //! * [`walk`]: a walker of the tables without caches and without the unit, for snapshots.
+//! * [`Request`]: a request of a device, of whatever kind; [`FetchHook`]: what software does while a walk is under way.
 //! * [`Config`]: what the unit reports and can do.
 //!
 //! What the specification leaves open is resolved *against* the driver: a cache keeps what it may keep until an

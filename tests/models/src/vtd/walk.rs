@@ -140,6 +140,33 @@ pub fn translate(
     trace(read64, rtaddr, config, &request).result
 }
 
+/// Where a request of any kind goes, through whatever `view` keeps.
+///
+/// # Errors
+///
+/// As [`translate`].
+pub fn through(view: &mut dyn View, rtaddr: u64, config: &Config, asked: &Request) -> Result<Translation, FaultCode> {
+    let mut domain = None;
+    let found = request(view, rtaddr, config, asked, |context, _| domain = context.domain());
+    found.map(|found| translation(asked, found, domain)).map_err(|refused| refused.code)
+}
+
+/// What was found, as a test asks for it.
+fn translation(asked: &Request, found: Option<(Regime, Leaf)>, domain: Option<u16>) -> Translation {
+    match found {
+        Some((regime, leaf)) => {
+            let phys = PhysAddr::new(leaf.phys + (asked.iova.get() & (leaf.size - 1)));
+            let (read, write) = leaf.allows(&regime, regime.is_privileged(asked));
+            Translation { phys, size: leaf.size, write, read, domain: regime.domain }
+        }
+        // A translated request.
+        None => {
+            let phys = PhysAddr::new(asked.iova.get());
+            Translation { phys, size: 0x1000, write: true, read: true, domain: domain.unwrap_or_default() }
+        }
+    }
+}
+
 /// The regime of a request, and the leaf; `None` for a translated request.
 fn request(
     view: &mut dyn View,

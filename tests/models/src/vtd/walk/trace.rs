@@ -1,7 +1,7 @@
 //! A walk with everything that it met.
 
 use super::view::{Step, View};
-use super::{Config, Context, FaultCode, PasidEntry, Read64, Request, Translation, request};
+use super::{Config, Context, FaultCode, PasidEntry, Read64, Request, Translation, request, translation};
 use alloc::vec::Vec;
 use iommu_core::addr::PhysAddr;
 
@@ -42,18 +42,7 @@ pub fn trace(read64: Read64<'_>, rtaddr: u64, config: &Config, asked: &Request) 
         context = Some(*met);
         entry = pasid.copied();
     });
-    let result = found.map_err(|refused| refused.code).map(|found| match found {
-        Some((regime, leaf)) => {
-            let phys = PhysAddr::new(leaf.phys + (asked.iova.get() & (leaf.size - 1)));
-            let (read, write) = leaf.allows(&regime, regime.is_privileged(asked));
-            Translation { phys, size: leaf.size, write, read, domain: regime.domain }
-        }
-        // A translated request.
-        None => {
-            let domain = context.and_then(|context| context.domain()).unwrap_or_default();
-            let phys = PhysAddr::new(asked.iova.get());
-            Translation { phys, size: 0x1000, write: true, read: true, domain }
-        }
-    });
+    let domain = context.and_then(|context: Context| context.domain());
+    let result = found.map(|found| translation(asked, found, domain)).map_err(|refused| refused.code);
     Trace { context, entry, steps: view.steps, result }
 }
