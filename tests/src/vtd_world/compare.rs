@@ -4,6 +4,7 @@ use super::{Lead, World};
 use crate::bench::Bench;
 use iommu_core::addr::Iova;
 use iommu_core::hw::Stream;
+use iommu_models::vtd::Model;
 
 /// One access and where it went: `None` where it was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,11 +22,16 @@ pub(super) struct Outcomes {
     pub(super) refused: bool,
 }
 
-/// A device's access.
-pub(super) fn access(model: &iommu_models::vtd::Model, stream: Stream, at: u64, write: bool) -> Option<u64> {
+/// A device's access: with a translation that it holds or asks for, where it has a device TLB, and as it is.
+pub(super) fn access(model: &Model, stream: Stream, at: u64, write: bool, translated: bool) -> Option<u64> {
     let rid = stream.id.get() as u16;
     let pasid = stream.pasid.map(|pasid| pasid.get());
-    model.dma(rid, pasid, Iova::new(at), 1, write).ok().map(|extents| extents[0].start.get())
+    let found = if translated {
+        model.endpoint(rid).dma(pasid, Iova::new(at), 1, write)
+    } else {
+        model.dma(rid, pasid, Iova::new(at), 1, write)
+    };
+    found.ok().map(|extents| extents[0].start.get())
 }
 
 impl World<'_> {
@@ -79,15 +85,23 @@ impl World<'_> {
     }
 
     fn try_one(&mut self, traveller: usize, at: u64, write: bool, after: &str) {
-        self.accesses += 1;
         let stream = self.travellers[traveller].stream;
-        let seen = access(&self.bench.model, stream, at, write);
         let allowed = self.outcomes(traveller, at, write);
-        let fine = match seen {
-            Some(phys) => allowed.hits.contains(&phys),
-            None => allowed.refused,
-        };
-        assert!(fine, "{} after {after}: {stream} at {at:#x}, write {write}: {seen:x?}, {allowed:x?}", self.name());
+        // Twice where it has a device TLB: what that holds must be as good as what the unit says.
+        for translated in [false, true] {
+            if translated && !self.has_device_tlb(stream) {
+                continue;
+            }
+            self.accesses += 1;
+            let seen = access(&self.bench.model, stream, at, write, translated);
+            let fine = match seen {
+                Some(phys) => allowed.hits.contains(&phys),
+                None => allowed.refused,
+            };
+            let name = self.name();
+            let how = format!("{stream} at {at:#x}, write {write}, device TLB {translated}");
+            assert!(fine, "{name} after {after}: {how}: {seen:x?}, {allowed:x?}");
+        }
     }
 
     /// What devices saw in the middle of an operation must be what was before it, what is after it, or a refusal.
@@ -119,6 +133,7 @@ impl World<'_> {
         let (model, seen) = (self.bench.model.clone(), self.during.clone());
         let streams: Vec<Stream> = self.travellers.iter().map(|traveller| traveller.stream).collect();
         let places = self.places.clone();
+        let translated: Vec<bool> = streams.iter().map(|stream| self.has_device_tlb(*stream)).collect();
         let mut turn = self.accesses as usize;
         self.bench.spy.set_hook(Some(Box::new(move |_, _| {
             for _ in 0..6 {
@@ -127,7 +142,8 @@ impl World<'_> {
                 let (traveller, place, write) =
                     (mixed % streams.len(), (mixed >> 8) % places.len(), mixed >> 20 & 1 == 1);
                 let at = places[place];
-                let found = access(&model, streams[traveller], at, write);
+                let ats = translated[traveller] && mixed >> 21 & 1 == 1;
+                let found = access(&model, streams[traveller], at, write, ats);
                 seen.lock().expect("no access panics").push(Probe { traveller, at, write, seen: found });
             }
         })));

@@ -45,6 +45,8 @@ pub struct World<'n> {
     numbers: Numbers<'n>,
     spaces: Vec<Space>,
     travellers: Vec<Traveller>,
+    /// By requester: whether its function has a device TLB.
+    device_tlbs: [bool; REQUESTERS.len()],
     /// Addresses to try.
     places: Vec<u64>,
     /// What devices saw in the middle of an operation.
@@ -60,6 +62,7 @@ impl<'n> World<'n> {
     pub fn new(mut numbers: Numbers<'n>) -> Self {
         let case = setup::choose(&mut numbers);
         let bench = Bench::up(&case);
+        setup::disturb(&bench.model, &mut numbers);
         let bits = u32::from(iommu_core::hw::Unit::capabilities(&bench.unit).pasid_bits);
         let mut travellers = Vec::new();
         for requester in REQUESTERS.map(RequesterId::new) {
@@ -75,6 +78,7 @@ impl<'n> World<'n> {
             numbers,
             spaces: Vec::new(),
             travellers,
+            device_tlbs: [false; REQUESTERS.len()],
             places: operations::places(),
             during: Arc::default(),
             doubt: None,
@@ -96,6 +100,11 @@ impl<'n> World<'n> {
     /// Whether there is nothing left to decide from.
     pub fn is_spent(&self) -> bool {
         self.numbers.are_spent()
+    }
+
+    fn has_device_tlb(&self, stream: Stream) -> bool {
+        let at = REQUESTERS.iter().position(|requester| u32::from(*requester) == stream.id.get());
+        at.is_some_and(|at| self.device_tlbs[at])
     }
 
     /// One operation, with accesses before, in its middle, and after.

@@ -1,10 +1,10 @@
 //! Operations, the failures in the middle of them, and what they make of what ought to be.
 
 use super::space::{Segment, Space, State};
-use super::{Lead, World};
+use super::{Lead, REQUESTERS, World};
 use crate::bench::{Bench, extent, range};
 use iommu_core::addr::{Iova, PhysExtent};
-use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Stage, Target, Unit as _};
+use iommu_core::hw::{DeviceTlb, DomainConfig, Gather, HwError, Prot, RequesterId, Stage, StreamId, Target, Unit as _};
 use iommu_models::vtd::Queue;
 
 const PAGE: u64 = 0x1000;
@@ -30,6 +30,8 @@ enum Trouble {
     Mute,
     Descriptor(usize),
     Memory(usize),
+    Completion(usize),
+    DeviceTlb(usize),
 }
 
 impl Trouble {
@@ -40,6 +42,8 @@ impl Trouble {
             Self::Mute => bench.model.set_queue(Queue::Mute),
             Self::Descriptor(n) => bench.model.fail_descriptor_after(n),
             Self::Memory(n) => bench.memory.fail_after(n),
+            Self::Completion(n) => bench.model.drop_completion_after(n),
+            Self::DeviceTlb(n) => bench.model.time_out_after(n),
         }
     }
 
@@ -47,6 +51,8 @@ impl Trouble {
         bench.model.set_queue(Queue::Running);
         bench.model.fail_descriptor_after(usize::MAX);
         bench.memory.fail_never();
+        bench.model.drop_completion_after(usize::MAX);
+        bench.model.time_out_after(usize::MAX);
     }
 }
 
@@ -57,11 +63,13 @@ fn unconfirmed(error: HwError) -> bool {
 
 impl World<'_> {
     fn trouble(&mut self) -> Trouble {
-        match self.numbers.below(16) {
+        match self.numbers.below(24) {
             0 => Trouble::Stopped,
             1 => Trouble::Mute,
             2 => Trouble::Descriptor(self.numbers.below(4) as usize),
             3 => Trouble::Memory(self.numbers.below(6) as usize),
+            4 => Trouble::Completion(self.numbers.below(2) as usize),
+            5 => Trouble::DeviceTlb(self.numbers.below(3) as usize),
             _ => Trouble::None,
         }
     }
@@ -98,6 +106,7 @@ impl World<'_> {
             9 => self.flush(),
             10 => self.detach(),
             11 => self.attach_identity(),
+            12 => self.switch_device_tlb(),
             _ => self.attach(),
         };
         Trouble::end(&self.bench);
@@ -274,6 +283,28 @@ impl World<'_> {
         let found = self.bench.unit.detach(self.travellers[who].stream);
         self.went(who, Lead::Blocked, found.map(drop));
         format!("detach of {}: {found:?}", self.travellers[who].stream)
+    }
+
+    /// ATS of a function goes on or off, in the order that the seam asks for.
+    fn switch_device_tlb(&mut self) -> String {
+        let at = self.numbers.below(REQUESTERS.len() as u64) as usize;
+        let stream = StreamId::from(RequesterId::new(REQUESTERS[at]));
+        let endpoint = self.bench.model.endpoint(REQUESTERS[at]);
+        let on = !self.device_tlbs[at];
+        let tlb = DeviceTlb { queue_depth: 4, physical: stream, global_invalidate: false };
+        if !on {
+            // In the function first, which then holds nothing any more.
+            endpoint.forget();
+            self.device_tlbs[at] = false;
+        }
+        let found = self.bench.unit.set_device_tlb(stream, on.then_some(tlb));
+        match found {
+            Ok(()) => self.device_tlbs[at] = on,
+            Err(HwError::Missing(_) | HwError::Unsupported(_) | HwError::OutOfMemory) => {}
+            // It may count as there; the function does not use it.
+            Err(error) => assert!(unconfirmed(error), "{error}"),
+        }
+        format!("device TLB of {stream:?}, on {on}: {found:?}")
     }
 
     /// `who` was to go to `lead`.

@@ -3,7 +3,7 @@
 use super::numbers::Numbers;
 use crate::case::{Case, narrow, server_without_snooping};
 use iommu_core::hw::Stage;
-use iommu_models::vtd::Config;
+use iommu_models::vtd::{Config, Execution, Model};
 
 /// CAP.PSI.
 const CAP_PSI: u64 = 1 << 39;
@@ -50,4 +50,26 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
     }
     let non_coherent = numbers.once_in(2);
     Case { name, config, stage: *stage, non_coherent }
+}
+
+/// Freedoms that hardware has, and this unit takes.
+pub fn disturb(model: &Model, numbers: &mut Numbers<'_>) {
+    model.set_execution(*numbers.choose(&[
+        Execution::Queued,
+        Execution::Late,
+        Execution::Reversed,
+        Execution::Shuffled(7),
+    ]));
+    if numbers.once_in(3) {
+        model.report_after(1 + numbers.below(5) as u32);
+    }
+    if numbers.once_in(3) {
+        model.answer_after(1 + numbers.below(3) as u32);
+    }
+    if numbers.once_in(4) {
+        model.evict(1 + numbers.below(1000), 2 + numbers.below(20) as usize);
+    }
+    if numbers.once_in(4) {
+        model.linger(true);
+    }
 }
