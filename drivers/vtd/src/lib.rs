@@ -23,7 +23,7 @@
 //! | device TLBs, page requests, interrupt remapping | off |
 //! | snoop control, A/D bits of the second stage | off |
 //! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode |
-//! | queue | one submitter at a time waits for its own completion |
+//! | queue | 256 descriptors, 64 callers in it at once; more wait for one of them |
 //!
 //! # Example
 //!
@@ -58,6 +58,7 @@ mod fault;
 mod ids;
 mod invalidate;
 mod queue;
+mod register_invalidation;
 mod regs;
 pub mod spec;
 mod tables;

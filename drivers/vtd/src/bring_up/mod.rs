@@ -26,7 +26,7 @@ use crate::domain::State;
 use crate::fault::Faults;
 use crate::ids::DomainIds;
 use crate::invalidate::{Change, Tag};
-use crate::queue::Queue;
+use crate::queue::Invalidator;
 use crate::regs::Regs;
 use crate::spec::registers::*;
 use crate::tables::Tables;
@@ -83,7 +83,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let mut ids = DomainIds::new(caps.domain_id_bits())?;
         let identity = Tag::DomainAndPasid(ids.alloc()?);
         let identity = Shared::try_new(State::new(identity)?).map_err(|_| HwError::OutOfMemory)?;
-        let queue = Queue::new(&hal, host_bits)?;
+        let queue = Invalidator::new(&hal, &caps, host_bits)?;
         let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
         // The last that needs memory, while hardware is still as it was.
         let shared = Arc::new(Inner {
@@ -92,7 +92,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             host_bits,
             regs,
             command: Mutex::new(()),
-            queue: Mutex::new(ManuallyDrop::new(queue)),
+            queue: ManuallyDrop::new(queue),
             tables: Mutex::new(ManuallyDrop::new(tables)),
             ids: Mutex::new(ids),
             faults: Faults::new(&caps),
@@ -117,9 +117,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         firmware::mask_events(&self.regs, &self.caps);
         self.abort_until_ready().map_err(failed(Known::Nothing))?;
         firmware::stop_queue(&self.hal, &self.regs).map_err(failed(Known::Nothing))?;
-        if self.caps.queued_invalidation() {
-            self.queue.lock().enable(&self.hal, &self.regs).map_err(failed(Known::Queue))?;
-        }
+        self.queue.enable(&self.hal, &self.regs).map_err(failed(Known::Queue))?;
         self.faults.discard(self.regs.io());
         if self.caps.needs_write_buffer_flush() {
             // The tables must be in memory before hardware reads them, and no invalidation has come before.
@@ -176,7 +174,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Frees what hardware was never told of, when bring-up failed.
     pub(crate) fn give_back(self, known: Known) {
         if known == Known::Nothing {
-            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
+            drop(ManuallyDrop::into_inner(self.queue));
         }
         if known != Known::Everything {
             drop(ManuallyDrop::into_inner(self.tables.into_inner()));

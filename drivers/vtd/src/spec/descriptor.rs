@@ -212,6 +212,15 @@ impl Descriptor {
         self.0.get(..width.words()).unwrap_or(&self.0)
     }
 
+    /// The source whose device TLB a descriptor with this first word is about.
+    pub fn device(word0: u64) -> Option<u16> {
+        match DeviceTlb0::from_bits(word0).kind() {
+            kind::DEVICE_TLB => Some(DeviceTlb0::from_bits(word0).source()),
+            kind::PASID_DEVICE_TLB => Some(PasidDeviceTlb0::from_bits(word0).source()),
+            _ => None,
+        }
+    }
+
     fn context_cache(scope: ContextScope) -> Self {
         let word = ContextCache0::new().with_kind(kind::CONTEXT_CACHE);
         let word = match scope {
@@ -281,75 +290,6 @@ impl Descriptor {
             .with_physical_high(physical_high);
         let word1 = PasidDeviceTlb1::new().with_global(pasid.is_none()).with_size(size).with_frame(frame);
         Self::raw(word0.into(), word1.into())
-    }
-
-    /// Context-cache invalidate, global (type 1, G = 1).
-    pub fn context_cache_global() -> Self {
-        Self::raw(ContextCache0::new().with_kind(1).with_granularity(1).into(), 0)
-    }
-
-    /// Context-cache invalidate, device-selective (type 1, G = 3), of one source id. Hardware ignores the domain id in
-    /// scalable mode.
-    pub fn context_cache_device(source: u16) -> Self {
-        Self::raw(ContextCache0::new().with_kind(1).with_granularity(3).with_source(source).into(), 0)
-    }
-
-    /// PASID-cache invalidate, global (type 7, G = 3).
-    pub fn pasid_cache_global() -> Self {
-        Self::raw(Pasid0::new().with_kind(7).with_granularity(3).into(), 0)
-    }
-
-    /// PASID-cache invalidate, all PASIDs of a domain (type 7, G = 0).
-    pub fn pasid_cache_domain(domain_id: u16) -> Self {
-        Self::raw(Pasid0::new().with_kind(7).with_granularity(0).with_domain_id(domain_id).into(), 0)
-    }
-
-    /// PASID-cache invalidate, one PASID of a domain (type 7, G = 1).
-    pub fn pasid_cache_pasid(domain_id: u16, pasid: u32) -> Self {
-        Self::raw(Pasid0::new().with_kind(7).with_granularity(1).with_domain_id(domain_id).with_pasid(pasid).into(), 0)
-    }
-
-    /// IOTLB invalidate, global (type 2, G = 1).
-    pub fn iotlb_global(drain: Drain) -> Self {
-        Self::raw(Self::iotlb0(1, 0, drain), 0)
-    }
-
-    /// IOTLB invalidate, domain-selective (type 2, G = 2).
-    pub fn iotlb_domain(domain_id: u16, drain: Drain) -> Self {
-        Self::raw(Self::iotlb0(2, domain_id, drain), 0)
-    }
-
-    /// IOTLB invalidate, page-selective within a domain (type 2, G = 3).
-    pub fn iotlb_pages(domain_id: u16, pages: Pages, drain: Drain) -> Self {
-        Self::raw(Self::iotlb0(3, domain_id, drain), pages.word())
-    }
-
-    /// PASID-based IOTLB invalidate of everything a PASID has (type 6, G = 2).
-    pub fn pasid_iotlb_all(domain_id: u16, pasid: u32) -> Self {
-        Self::raw(Pasid0::new().with_kind(6).with_granularity(2).with_domain_id(domain_id).with_pasid(pasid).into(), 0)
-    }
-
-    /// PASID-based IOTLB invalidate, page-selective (type 6, G = 3).
-    pub fn pasid_iotlb_pages(domain_id: u16, pasid: u32, pages: Pages) -> Self {
-        Self::raw(
-            Pasid0::new().with_kind(6).with_granularity(3).with_domain_id(domain_id).with_pasid(pasid).into(),
-            pages.word(),
-        )
-    }
-
-    /// Invalidation wait (type 5) that writes `data` to the 4 bytes at `status` once all before it is complete.
-    pub fn wait(status: PhysAddr, data: u32) -> Self {
-        Self::raw(Wait0::new().with_kind(5).with_status_write(true).with_status_data(data).into(), status.get() & !3)
-    }
-
-    fn iotlb0(granularity: u8, domain_id: u16, drain: Drain) -> u64 {
-        Iotlb0::new()
-            .with_kind(2)
-            .with_granularity(granularity)
-            .with_drain_writes(drain.writes)
-            .with_drain_reads(drain.reads)
-            .with_domain_id(domain_id)
-            .into()
     }
 
     fn raw(word0: u64, word1: u64) -> Self {

@@ -123,6 +123,14 @@ pub enum TlbPages {
 }
 
 impl Invalidation {
+    /// The function whose device TLB this is about.
+    pub const fn device(&self) -> Option<RequesterId> {
+        match self {
+            Self::DeviceTlb { target, .. } | Self::PasidDeviceTlb { target, .. } => Some(target.source),
+            _ => None,
+        }
+    }
+
     /// The order in which kinds must be submitted: structure caches, then what is filled through them, then what is filled
     /// from that (section 6.5.2.11).
     pub const fn rank(&self) -> u8 {

@@ -6,6 +6,7 @@ pub mod context;
 pub mod descriptor;
 pub mod fault;
 pub mod invalidation;
+pub mod invalidation_registers;
 pub mod pasid;
 pub mod registers;
 pub mod root;

@@ -8,7 +8,7 @@ use crate::domain::{Domain, State};
 use crate::fault::{Faults, MsiMessage};
 use crate::ids::DomainIds;
 use crate::invalidate::{Batch, Change, Seat, Tag, plan};
-use crate::queue::{Marker, Queue};
+use crate::queue::{Invalidator, Marker};
 use crate::regs::Regs;
 use crate::spec::invalidation::Invalidation;
 use crate::spec::pasid::{PasidEntry, TranslationType};
@@ -46,7 +46,7 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     /// The command register takes one command at a time.
     pub(crate) command: Mutex<()>,
     // Never dropped: hardware reads them as long as translation is on, which nobody turns off.
-    pub(crate) queue: Mutex<ManuallyDrop<Queue<H>>>,
+    pub(crate) queue: ManuallyDrop<Invalidator<H>>,
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
     pub(crate) ids: Mutex<DomainIds>,
     pub(crate) faults: Faults,
@@ -72,15 +72,13 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
 
     /// Status data of the newest wait descriptor that was submitted.
     pub fn marker(&self) -> Marker {
-        self.0.queue.lock().marker()
+        self.0.queue.marker()
     }
 
     /// Calls `visit` with the first frame of everything that the unit reads: for checks that no device reaches them.
     pub fn for_each_structure(&self, mut visit: impl FnMut(Structure, PhysAddr)) {
         self.0.tables.lock().frames().for_each(|(structure, frame)| visit(structure, frame));
-        let [queue, status] = self.0.queue.lock().frames();
-        visit(Structure::Queue, queue);
-        visit(Structure::QueueStatus, status);
+        self.0.queue.for_each_frame(&mut visit);
     }
 
     /// Has the unit send `message` once it records a fault or an error of its queue; `None` ends that: faults are
@@ -243,7 +241,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     }
 
     fn submit(&self, batch: &[Invalidation]) -> Result<Marker, HwError> {
-        self.queue.lock().submit(&self.hal, &self.regs, batch)
+        self.queue.run(&self.hal, &self.regs, batch)
     }
 }
 
