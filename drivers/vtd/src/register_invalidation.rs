@@ -5,7 +5,7 @@
 
 use crate::capabilities::{Capabilities, names};
 use crate::queue::Marker;
-use crate::regs::Regs;
+use crate::regs::{GONE, Regs};
 use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope};
 use crate::spec::invalidation_registers::*;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -147,7 +147,12 @@ impl RegisterInvalidation {
             }
             hal.relax();
         };
-        let idle = || regs.wait(hal, register.name, || regs.io().read64(register.offset) & register.pending == 0);
+        let idle = || {
+            regs.wait(hal, register.name, || match regs.io().read64(register.offset) {
+                u64::MAX => Err(GONE),
+                value => Ok(value & register.pending == 0),
+            })
+        };
         // One that was given up on may still be pending.
         idle()?;
         if let Some(address) = address {

@@ -15,7 +15,7 @@ use tock_registers::fields::Field;
 const LASTING: u32 = 0x96ff_ffff;
 
 /// What a read of registers that nobody answers for gives.
-const GONE: HwError = HwError::Hardware("the registers read all ones: no unit answers");
+pub(crate) const GONE: HwError = HwError::Hardware("the registers read all ones: no unit answers");
 
 /// A unit's registers, with the limit for every wait.
 pub(crate) struct Regs<R> {

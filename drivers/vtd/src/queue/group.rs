@@ -9,7 +9,7 @@ use super::ring::{self, Marker, Ring};
 use super::round::{Flight, MOST, State, Ticket};
 use super::seats::{Outcome, Seats};
 use super::{CODE_DEVICE_TLB_TIMEOUT, HUNG};
-use crate::regs::Regs;
+use crate::regs::{GONE, Regs};
 use crate::spec::descriptor::Width;
 use crate::spec::invalidation::Invalidation;
 use crate::spec::registers::*;
@@ -121,7 +121,7 @@ impl<H: Hal> Queue<H> {
             let source = match self.submit(hal, regs, &mut attempt, deadline)? {
                 Outcome::Confirmed(marker) => return Ok(marker),
                 Outcome::Refused { code, entry } => return Err(HwError::Queue { code, entry }),
-                Outcome::Gone => return Err(recovery::GONE),
+                Outcome::Gone => return Err(GONE),
                 Outcome::Aborted(source) => source,
             };
             // Counted by whoever told it. An earlier count ends with its value.

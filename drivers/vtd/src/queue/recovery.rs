@@ -7,15 +7,11 @@ use super::seats::Outcome;
 use crate::regs::Regs;
 use crate::spec::descriptor::Descriptor;
 use crate::spec::registers::*;
-use iommu_core::hw::HwError;
 use iommu_core::warn;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use iommu_hal::wait::Deadline;
 use tock_registers::LocalRegisterCopy;
-
-/// The error of a unit that nobody answers for.
-pub(super) const GONE: HwError = HwError::Hardware("the registers read all ones: the unit is gone");
 
 /// IQERCD.IQEI of errors that are not of the descriptor at the head: the tail, the descriptors' width.
 const OF_THE_QUEUE: [u8; 3] = [1, 5, 6];
