@@ -18,8 +18,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use iommu_core::device::{self as core_device, DeviceConfig};
 use iommu_core::group::Group;
-use iommu_core::hw::{Prot, Stream, StreamId};
-use iommu_core::region::{RegionKind, ReservedRegion};
+use iommu_core::hw::{Stream, StreamId};
+use iommu_core::region::RegionKind;
 use iommu_core::sync;
 use iommu_discovery::Sbdf;
 use iommu_discovery::topology::{FunctionKind, GroupId, Topology};
@@ -126,9 +126,7 @@ fn run(platform: &Platform, name: &str, report: &mut Report) -> Result<(), Strin
                 group
             }
         };
-        let direct = RegionKind::Direct { prot: Prot::READ_WRITE };
-        let reserved = iommus.reserved_of(&topology, function.sbdf());
-        let regions: Vec<ReservedRegion> = reserved.map(|range| ReservedRegion { range, kind: direct }).collect();
+        let regions = iommus.regions_of(&topology, function.sbdf())?;
         let assigned = core_device::Device::new(
             &group,
             &DeviceConfig {
@@ -191,8 +189,10 @@ fn print_functions(functions: &[PciFunction], topology: &Topology, iommus: &Iomm
             }
         }
         print_capabilities(function);
-        for range in iommus.reserved_of(topology, sbdf) {
-            println!("  firmware reserved {range} for it");
+        for region in iommus.regions_of(topology, sbdf)? {
+            if let RegionKind::Direct { prot } = region.kind {
+                println!("  firmware wants {} mapped to itself for it, {prot}", region.range);
+            }
         }
     }
     let groups = topology.groups().map_err(|error| format!("groups: {error}"))?;

@@ -9,11 +9,12 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use iommu_core::addr::{Iova, IovaRange, PhysAddr};
+use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{
     self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition,
     UnitCapabilities,
 };
+use iommu_core::region::ReservedRegion;
 use iommu_discovery::Sbdf;
 use iommu_discovery::devicetree::{DeviceTree, Smmu, Streams};
 use iommu_discovery::topology::Topology;
@@ -85,9 +86,14 @@ impl Iommus {
         self.streams.of(requester).ok().map(|(_, stream)| stream)
     }
 
-    /// What firmware reserved for `function`: nothing that a devicetree of this kind would say.
-    pub fn reserved_of<'a>(&'a self, _: &'a Topology, _: Sbdf) -> impl Iterator<Item = IovaRange> + 'a {
-        core::iter::empty()
+    /// What must be kept free or mapped to itself wherever `function` is attached: nothing that a devicetree of this kind
+    /// would say.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn regions_of(&self, _: &Topology, _: Sbdf) -> Result<Vec<ReservedRegion>, String> {
+        Ok(Vec::new())
     }
 }
 

@@ -9,14 +9,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use alloc::{format, vec};
 use core::fmt;
-use iommu_core::addr::{Iova, IovaRange, PhysAddr};
+use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{
     self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Pasid, Stage, Stream, StreamId, Target,
     Transition, UnitCapabilities,
 };
+use iommu_core::region::ReservedRegion;
 use iommu_discovery::Sbdf;
 use iommu_discovery::dmar::Dmar;
-use iommu_discovery::scope::{reserved_regions, unit_of, unresolved_scopes};
+use iommu_discovery::regions::required_regions;
+use iommu_discovery::scope::{unit_of, unresolved_scopes};
 use iommu_discovery::topology::Topology;
 use iommu_hal::regs::Mmio;
 use iommu_vtd::{Config, Unit};
@@ -69,10 +71,13 @@ impl Iommus {
         Some(requester.id.into())
     }
 
-    /// What firmware reserved for `function`.
-    pub fn reserved_of<'a>(&'a self, topology: &'a Topology, function: Sbdf) -> impl Iterator<Item = IovaRange> + 'a {
-        reserved_regions(&self.dmar, topology, function)
-            .filter_map(|rmrr| IovaRange::new(Iova::new(rmrr.start.get()), Iova::new(rmrr.last.get())))
+    /// What must be kept free or mapped to itself wherever `function` is attached.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong.
+    pub fn regions_of(&self, topology: &Topology, function: Sbdf) -> Result<Vec<ReservedRegion>, String> {
+        required_regions(&self.dmar, topology, function).map_err(|error| format!("{function}: {error}"))
     }
 }
 
