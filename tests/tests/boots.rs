@@ -23,17 +23,34 @@ fn describe(arguments: &[&str], run: &Run, wanted: &str) -> String {
     format!("qemu-run.sh {arguments:?}: wanted {wanted}, ended with {status:?} and:\n{output}")
 }
 
-const BOTH: [&str; 2] = ["second-stage", "first-stage"];
+/// The scenarios of x86_64, in the order in which they run.
+const ALL: [&str; 4] = ["second-stage", "first-stage", "legacy", "adi"];
+/// Those of whole functions.
+const WHOLE: [&str; 3] = ["second-stage", "first-stage", "legacy"];
+/// Those whose tables QEMU takes with 39 bits as well.
+const NARROW: [&str; 2] = ["second-stage", "legacy"];
 const ARM: [&str; 2] = ["stage-1", "stage-2"];
+
+/// Checks that each scenario has at least.
+const LEAST: u32 = 100;
+
+/// One run for each scenario, with extra arguments for QEMU.
+#[track_caller]
+fn each_passes(qemu: &str, scenarios: &[&str], extra: &[&str]) {
+    for scenario in scenarios {
+        let arguments = [&["--qemu", qemu, "--scenario", scenario, "--"], extra].concat();
+        passes(&arguments, &[scenario], LEAST);
+    }
+}
 
 #[test]
 fn aarch64_passes_on_qemu_10() {
-    passes(&["aarch64", "--qemu", "10"], &ARM, 40);
+    passes(&["aarch64", "--qemu", "10"], &ARM, 2 * LEAST);
 }
 
 #[test]
 fn aarch64_passes_on_qemu_11() {
-    passes(&["aarch64", "--qemu", "11"], &ARM, 40);
+    passes(&["aarch64", "--qemu", "11"], &ARM, 2 * LEAST);
 }
 
 #[test]
@@ -46,56 +63,95 @@ fn a_panic_of_the_guest_on_aarch64_fails_the_run() {
 
 #[test]
 fn qemu_10_passes() {
-    passes(&["--qemu", "10"], &BOTH, 40);
+    passes(&["--qemu", "10"], &ALL, 4 * LEAST);
 }
 
 #[test]
 fn qemu_11_passes() {
-    passes(&["--qemu", "11"], &BOTH, 40);
+    passes(&["--qemu", "11"], &ALL, 4 * LEAST);
 }
 
 #[test]
 fn qemu_10_passes_with_caching_mode() {
-    passes(&["--qemu", "10", "--", "-global", "intel-iommu.caching-mode=on"], &BOTH, 40);
+    each_passes("10", &WHOLE, &["-global", "intel-iommu.caching-mode=on"]);
 }
 
 #[test]
 fn qemu_11_passes_with_caching_mode() {
-    passes(&["--qemu", "11", "--", "-global", "intel-iommu.caching-mode=on"], &BOTH, 40);
+    each_passes("11", &WHOLE, &["-global", "intel-iommu.caching-mode=on"]);
 }
 
 #[test]
 fn qemu_10_passes_with_39_bits() {
-    let arguments = ["--qemu", "10", "--scenario", "second-stage", "--", "-global", "intel-iommu.aw-bits=39"];
-    passes(&arguments, &BOTH[..1], 20);
+    each_passes("10", &NARROW, &["-global", "intel-iommu.aw-bits=39"]);
 }
 
 #[test]
 fn qemu_11_passes_with_39_bits() {
-    let arguments = ["--qemu", "11", "--scenario", "second-stage", "--", "-global", "intel-iommu.aw-bits=39"];
-    passes(&arguments, &BOTH[..1], 20);
+    each_passes("11", &NARROW, &["-global", "intel-iommu.aw-bits=39"]);
+}
+
+/// The parts of a function once more, in what the scenario does not choose by itself.
+#[test]
+fn parts_of_a_function_pass_with_a_first_stage_and_with_caching_mode() {
+    for (qemu, first) in [("10", "intel-iommu.x-flts=on"), ("11", "intel-iommu.fsts=on")] {
+        each_passes(qemu, &["adi"], &["-global", first]);
+        each_passes(qemu, &["adi"], &["-global", "intel-iommu.caching-mode=on"]);
+    }
+}
+
+/// On a QEMU of which it does not know how it is made the plugin ends the run, and says why.
+#[test]
+fn the_plugin_refuses_what_it_does_not_know() {
+    // Whatever ran before, this builds it.
+    let run = qemu_run(&["--setup"]);
+    assert_eq!(run.status, Some(0), "{}", describe(&["--setup"], &run, "the plugin"));
+    let plugin = workspace().join("target/qemu-plugin/pasid-doorbell.so");
+    let plugin = plugin.to_str().expect("a path in UTF-8");
+    let window = "region=edu-mmio[0],offset=0x80000";
+    for (scenario, arguments, words) in [
+        ("second-stage", format!("device=edu0,{window}"), "the unit takes no PASIDs"),
+        ("adi", format!("device=edu9,{window}"), "device=edu9: there is no PCI function with this id"),
+        ("adi", format!("device=edu3,{window}"), "device=edu3: the unit knows it by another address"),
+        (
+            "adi",
+            "device=edu0,region=other[0],offset=0".into(),
+            "region=other[0]: device=edu0 has no such memory region",
+        ),
+        ("adi", "device=edu0,region=edu-mmio[0],offset=0xff000".into(), "offset=0xff000: no place for a window"),
+        ("adi", format!("device=edu0,{window},more=1"), "unknown argument more=1"),
+        ("stage-1", format!("device=edu0,{window}"), "this QEMU has no "),
+    ] {
+        let given = format!("file={plugin},{arguments}");
+        let arch = if scenario == "stage-1" { "aarch64" } else { "x86_64" };
+        let arguments = [arch, "--scenario", scenario, "--", "-plugin", &given];
+        let run = qemu_run(&arguments);
+        let fine = run.status == Some(1) && run.output.contains(&format!("pasid-doorbell: {words}"));
+        let fine = fine && run.output.contains("QEMU ended with status 1");
+        assert!(fine, "{}", describe(&arguments, &run, "QEMU to end with the plugin's message"));
+    }
 }
 
 #[test]
 fn the_default_passes() {
-    passes(&[], &BOTH, 40);
-    passes(&["x86_64", "--scenario", "first-stage"], &BOTH[1..], 20);
+    passes(&[], &ALL, 4 * LEAST);
+    passes(&["x86_64", "--scenario", "first-stage"], &ALL[1..2], LEAST);
 }
 
 #[test]
 fn the_demo_as_an_elf_file_passes_as_cargos_runner_has_it() {
     // Whatever ran before, this builds it.
-    passes(&["--scenario", "second-stage"], &BOTH[..1], 20);
+    passes(&["--scenario", "second-stage"], &ALL[..1], LEAST);
     let elf = workspace().join("target/x86_64-unknown-none/debug/hv-demo");
     let elf = elf.to_str().expect("a path in UTF-8");
-    passes(&[elf, "--scenario", "second-stage"], &BOTH[..1], 20);
+    passes(&[elf, "--scenario", "second-stage"], &ALL[..1], LEAST);
 }
 
 #[test]
 fn the_scenarios_are_listed_and_nothing_else() {
     for arguments in [&["--list"][..], &["x86_64", "--list"]] {
         let run = qemu_run(arguments);
-        assert_eq!((run.status, &*run.output), (Some(0), "second-stage\nfirst-stage\n"));
+        assert_eq!((run.status, &*run.output), (Some(0), "second-stage\nfirst-stage\nlegacy\nadi\n"));
     }
     let run = qemu_run(&["aarch64", "--list"]);
     assert_eq!((run.status, &*run.output), (Some(0), "stage-1\nstage-2\n"));
@@ -110,6 +166,7 @@ fn what_cannot_be_is_refused_with_one_line_and_status_2() {
         &["--frobnicate"],
         &["riscv64"],
         &["aarch64", "--scenario", "second-stage"],
+        &["aarch64", "--scenario", "adi"],
         &["--qemu", "/nowhere/qemu-system-x86_64"],
     ] {
         let run = qemu_run(arguments);
