@@ -270,3 +270,101 @@ fn pasids_of_one_function_are_kept_apart() {
     assert_eq!(bench.access(RID, Some(70), 0, false), Err(FaultCode::FIRST_NOT_PRESENT));
     assert_eq!(bench.read_at(0), Ok(0x5000));
 }
+
+#[test]
+fn in_scalable_mode_contexts_go_by_source_alone() {
+    // Global, and by domain id, which is as much; by source id, whatever the domain id.
+    for low in [0x11, OTHER << 16 | 2 << 4 | 1, u64::from(RID) << 32 | OTHER << 16 | 3 << 4 | 1] {
+        let mut bench = Bench::up(Config::second_stage());
+        bench.map(0, 0x5000);
+        assert_eq!(bench.read_at(0), Ok(0x5000));
+        bench.set(bench.context_entry(RID), 0);
+        bench.submit(low, 0);
+        bench.iotlb_domain(DOMAIN);
+        assert_eq!(bench.read_at(0), Err(FaultCode::CONTEXT_NOT_PRESENT), "{low:#x}");
+        assert_eq!(bench.model.violations(), []);
+    }
+}
+
+#[test]
+fn each_granularity_of_the_pasid_cache_covers_what_it_says() {
+    // RID_PASID is 70: second table of the directory. What says 0 or another PASID covers nothing.
+    for (low, taken) in [
+        (0x37, true),
+        (DOMAIN << 16 | 7, true),
+        (OTHER << 16 | 7, false),
+        (70 << 32 | DOMAIN << 16 | 1 << 4 | 7, true),
+        (70 << 32 | OTHER << 16 | 1 << 4 | 7, false),
+        (DOMAIN << 16 | 1 << 4 | 7, false),
+        (71 << 32 | DOMAIN << 16 | 1 << 4 | 7, false),
+    ] {
+        let mut bench = Bench::up(Config::server());
+        bench.map(0, 0x5000);
+        let table = frame(&bench.memory);
+        for word in 0..8 {
+            bench.set(table + 6 * 64 + word * 8, bench.get(bench.pasids + word * 8));
+        }
+        bench.set(bench.directory + 8, table | 1);
+        bench.set(bench.context_entry(RID) + 8, 70);
+        assert_eq!(bench.read_at(0), Ok(0x5000));
+        // PASID 0 is nothing that this function ever used.
+        bench.set(bench.pasids, 0);
+        bench.set(table + 6 * 64, 0);
+        bench.submit(low, 0);
+        bench.pasid_iotlb(DOMAIN, 0);
+        assert_eq!(bench.read_at(0), Ok(0x5000));
+        bench.pasid_iotlb(DOMAIN, 70);
+        let expected = if taken { Err(FaultCode::PASID_NOT_PRESENT) } else { Ok(0x5000) };
+        assert_eq!(bench.read_at(0), expected, "{low:#x}");
+        assert_eq!(bench.model.violations(), []);
+    }
+}
+
+#[test]
+fn a_directory_entry_is_held_with_what_it_led_to() {
+    let mut bench = Bench::up(Config::server());
+    bench.map(0, 0x5000);
+    assert_eq!(bench.read_at(0), Ok(0x5000));
+    bench.set(bench.directory, 0);
+    bench.submit(0x11, 0);
+    bench.pasid_iotlb(DOMAIN, 0);
+    assert_eq!(bench.read_at(0), Ok(0x5000));
+    bench.pasid_cache(DOMAIN, 0);
+    bench.pasid_iotlb(DOMAIN, 0);
+    assert_eq!(bench.read_at(0), Err(FaultCode::DIRECTORY_NOT_PRESENT));
+}
+
+#[test]
+fn translations_of_nested_entries_go_as_those_of_the_first_stage() {
+    // A guest whose tables and pages lie where the second stage maps one to one: leaves of 1 GiB.
+    for (low, high, taken) in [
+        (0x12, 0, true),
+        (DOMAIN << 16 | 2 << 4 | 2, 0, true),
+        (OTHER << 16 | 2 << 4 | 2, 0, false),
+        // Pages of the second stage take all of the domain.
+        (DOMAIN << 16 | 3 << 4 | 2, 0x7000_0000, true),
+        (OTHER << 16 | 3 << 4 | 2, 0x3000, false),
+        (DOMAIN << 16 | 2 << 4 | 6, 0, true),
+        (1 << 32 | DOMAIN << 16 | 2 << 4 | 6, 0, false),
+        // Pages of the first stage are those asked for.
+        (DOMAIN << 16 | 3 << 4 | 6, 0x3000, true),
+        (DOMAIN << 16 | 3 << 4 | 6, 0x4000, false),
+        (1 << 32 | DOMAIN << 16 | 3 << 4 | 6, 0x3000, false),
+    ] {
+        let mut bench = Bench::up(Config::server().ecap_bits(1 << 26, true));
+        let (top, third) = (frame(&bench.memory), frame(&bench.memory));
+        bench.set(top, third | 3);
+        for gigabyte in 0..8 {
+            bench.set(third + gigabyte * 8, gigabyte << 30 | 1 << 7 | 3);
+        }
+        bench.set(bench.pasids + 8, 1 << 23 | DOMAIN);
+        bench.set(bench.pasids, top | 3 << 6 | 2 << 2 | 1);
+        bench.map(3, 0x5000);
+        assert_eq!(bench.read_at(0x3000), Ok(0x5000));
+        bench.set(bench.leaf(3), 0);
+        bench.submit(low, high);
+        let expected = if taken { Err(FaultCode::FIRST_NOT_PRESENT) } else { Ok(0x5000) };
+        assert_eq!(bench.read_at(0x3000), expected, "{low:#x} {high:#x}");
+        assert_eq!(bench.model.violations(), []);
+    }
+}

@@ -21,8 +21,11 @@ fn protecting(config: Config) -> Config {
 #[test]
 fn whatever_goes_there_is_blocked_and_nobody_is_told() {
     for translating in [false, true] {
-        let bench =
-            if translating { Bench::up(protecting(Config::server())) } else { Bench::new(protecting(Config::server())) };
+        let bench = if translating {
+            Bench::up(protecting(Config::server()))
+        } else {
+            Bench::new(protecting(Config::server()))
+        };
         let page = |phys: u64| {
             if translating {
                 bench.map(0, phys);

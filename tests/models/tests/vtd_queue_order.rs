@@ -47,9 +47,8 @@ fn executed(execution: Execution, build: impl Fn(&Bench) -> Vec<(u64, u64)>) -> 
 
 #[test]
 fn classes_keep_their_order_and_nothing_else_does() {
-    let reversed = |descriptors: &[(u64, u64)]| {
-        executed(Execution::Reversed, |bench| [descriptors, &[wait(bench, 1)]].concat())
-    };
+    let reversed =
+        |descriptors: &[(u64, u64)]| executed(Execution::Reversed, |bench| [descriptors, &[wait(bench, 1)]].concat());
     // What must follow.
     for pair in [
         [CONTEXT, PASIDS],

@@ -191,3 +191,55 @@ fn without_translation_requests_pass_untranslated() {
     assert_eq!(bench.write_at(0x1234_5678), Ok(0x1234_5678));
     assert_eq!(bench.model.cached(), [0; 3]);
 }
+
+#[test]
+fn with_esrtps_the_mode_may_change_at_any_time() {
+    let bench = Bench::up(Config::second_stage().cap_bits(Config::CAP_ESRTPS, true));
+    bench.write64(RTADDR, bench.root);
+    bench.command(SRTP);
+    assert_eq!(bench.model.violations(), []);
+    assert_eq!(bench.model.root(), bench.root);
+}
+
+#[test]
+fn abort_dma_mode_needs_adms() {
+    for (has, config) in [(false, Config::second_stage()), (true, Config::second_stage().ecap_bits(1 << 52, true))] {
+        let bench = Bench::new(config);
+        let rtaddr = 3 << 10;
+        bench.write64(RTADDR, rtaddr);
+        bench.command(SRTP);
+        let expected = if has { vec![] } else { vec![Violation::NoMode { rtaddr }] };
+        assert_eq!(bench.model.violations(), expected);
+        bench.command(TE);
+        assert!(bench.write_at(0x1234).is_err());
+    }
+}
+
+#[test]
+fn advanced_fault_logs_are_gone() {
+    let bench = Bench::new(Config::server());
+    for bit in [1 << 28, 1 << 29] {
+        bench.write32(GCMD, bit);
+        assert_eq!(bench.model.take_violations(), [Violation::NoCommand { bits: bit }]);
+        assert_eq!(bench.read32(GSTS), 0);
+    }
+    bench.write64(0x58, 0);
+    assert_eq!(bench.model.violations(), [Violation::NoRegister { offset: 0x58, value: 0 }]);
+}
+
+#[test]
+fn the_completion_event_goes_by_mask_and_status() {
+    let mut bench = Bench::up(Config::second_stage());
+    let (control, data, address) = (0xa0, 0xa4, 0xa8);
+    bench.write32(data, 0x44);
+    bench.write32(address, 0xfee0_2000);
+    // Masked: held back, and forgotten once the status is cleared.
+    bench.submit(0x15, 0);
+    assert_eq!((bench.read32(ICS), bench.read32(control)), (1, 3 << 30));
+    bench.write32(ICS, 1);
+    assert_eq!((bench.read32(ICS), bench.read32(control)), (0, 1 << 31));
+    bench.write32(control, 0);
+    assert_eq!(bench.model.take_messages(), []);
+    bench.submit(0x15, 0);
+    assert_eq!((bench.read32(control), bench.model.take_messages().len()), (0, 1));
+}
