@@ -3,7 +3,7 @@
 use crate::format::{self, Attributes, Format};
 use crate::rows::Row;
 use crate::table::PageTable;
-use iommu_core::addr::{IovaRange, PhysAddr};
+use iommu_core::addr::{Iova, IovaRange, PhysAddr};
 use iommu_core::hw::{Gather, HwError, Prot};
 use iommu_hal::Hal;
 
@@ -85,17 +85,62 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         scanned
     }
 
+    /// As [`PageTable::read_dirty`], or with a gather as [`PageTable::read_and_clear_dirty`], of a range that may begin and
+    /// end inside of leaves. Of those what lies in the range is handed out, and they stay as they are: whoever asks for the
+    /// rest finds it.
+    pub(crate) fn scan_cut(
+        &self,
+        range: IovaRange,
+        sink: &mut dyn FnMut(IovaRange),
+        mut gather: Option<&mut Gather>,
+    ) -> Result<(), HwError> {
+        let low = self.reaching_out(range, range.start());
+        // Right behind the one that holds the start, and right before the one that holds the end.
+        let start = low.map_or(Some(range.start()), |leaf| leaf.last().checked_add(1));
+        let Some(rest) = start.and_then(|start| IovaRange::new(start, range.last())) else {
+            return self.scan_part(low, range, sink);
+        };
+        let high = self.reaching_out(rest, range.last());
+        let last = high.map_or(Some(range.last()), |leaf| leaf.start().get().checked_sub(1).map(Iova::new));
+        let inner = last.and_then(|last| IovaRange::new(rest.start(), last));
+        let mut ranges = Ranges { pending: None, sink };
+        let mut add = |range| ranges.add(range);
+        let scanned = self
+            .scan_part(low, range, &mut add)
+            .and_then(|()| inner.map_or(Ok(()), |inner| self.scan(inner, &mut add, gather.take())))
+            .and_then(|()| self.scan_part(high, range, &mut add));
+        ranges.finish();
+        scanned
+    }
+
+    /// Hands out what `range` has of a leaf, if that is there and dirty. Checks the range.
+    fn scan_part(
+        &self,
+        leaf: Option<IovaRange>,
+        range: IovaRange,
+        sink: &mut dyn FnMut(IovaRange),
+    ) -> Result<(), HwError> {
+        self.check_range(range)?;
+        let Some(leaf) = leaf else { return Ok(()) };
+        let mut dirty = false;
+        self.scan(leaf, &mut |_| dirty = true, None)?;
+        let part = IovaRange::new(leaf.start().max(range.start()), leaf.last().min(range.last()));
+        part.filter(|_| dirty).into_iter().for_each(sink);
+        Ok(())
+    }
+
     /// Checks that no leaf or contiguous group reaches out of `range`. Only those that hold an end of it can.
     fn check_ends(&self, range: IovaRange) -> Result<(), HwError> {
-        for at in [range.start(), range.last()] {
-            let leaf = IovaRange::new(at, at).and_then(|at| self.leaves(at).next());
-            if let Some(leaf) = leaf
-                && (leaf.iova < range.start() || leaf.iova.wrapping_add(leaf.size - 1) > range.last())
-            {
-                return Err(HwError::SplitsLeaf { iova: leaf.iova, size: leaf.size });
-            }
+        match [range.start(), range.last()].into_iter().find_map(|at| self.reaching_out(range, at)) {
+            Some(leaf) => Err(HwError::SplitsLeaf { iova: leaf.start(), size: leaf.len().unwrap_or(u64::MAX) }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The leaf or contiguous group that holds `at`, if it reaches out of `range`.
+    fn reaching_out(&self, range: IovaRange, at: Iova) -> Option<IovaRange> {
+        let leaf = self.leaves(IovaRange::new(at, at)?).next()?;
+        IovaRange::from_len(leaf.iova, leaf.size).filter(|leaf| !range.covers(*leaf))
     }
 
     /// Goes through a row, which holds whole groups only, as many entries at once as are alike: leaves with the same

@@ -141,6 +141,31 @@ impl<H: Hal, F: Format> SharedTable<H, F> {
         self.with_part(block, |mut claim| claim.cut(here, aligned, unit))
     }
 
+    /// As [`PageTable::read_dirty`], of a range that may begin and end inside of leaves: what lies in the range is handed
+    /// out of those.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`], [`HwError::Misaligned`], [`HwError::OutOfRange`] as there.
+    pub fn read_dirty(&self, range: IovaRange, dirty: &mut dyn FnMut(IovaRange)) -> Result<(), HwError> {
+        self.with_claim(range, |_| self.table.scan_cut(range, dirty, None))
+    }
+
+    /// As [`PageTable::read_and_clear_dirty`], of a range that may begin and end inside of leaves: what lies in the range is
+    /// handed out of those, and they stay dirty, as what lies outside would be forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Unsupported`], [`HwError::Misaligned`], [`HwError::OutOfRange`], [`HwError::Hardware`] as there.
+    pub fn read_and_clear_dirty(
+        &self,
+        range: IovaRange,
+        gather: &mut Gather,
+        dirty: &mut dyn FnMut(IovaRange),
+    ) -> Result<(), HwError> {
+        self.with_claim(range, |_| self.table.scan_cut(range, dirty, Some(gather)))
+    }
+
     /// Where the table sends `iova`, if anywhere. Waits for whoever works on that address.
     #[inline]
     pub fn translate(&self, iova: Iova) -> Option<Translation> {

@@ -8,6 +8,7 @@ use hardware::{Op, Rig, level, sizes};
 use iommu_core::addr::{IovaRange, PhysAddr};
 use iommu_core::hw::{Gather, HwError, Prot};
 use iommu_hal::WalkerMemory;
+use iommu_pgtable::SharedTable;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,7 @@ for_tracked_kinds!(
     scattered_pages_are_told_apart,
     a_write_in_the_middle_of_clearing_is_found_later,
     protection_keeps_what_was_written_through,
+    a_shared_table_hands_out_what_the_range_has_of_a_leaf,
 );
 for_all_kinds!(errors_change_nothing);
 
@@ -267,4 +269,47 @@ fn each_write_is_found_once() {
     });
     found += read_and_clear(&rig, range(0, 4 * K::PAGE)).0.len();
     assert_eq!(found, set);
+}
+
+fn a_shared_table_hands_out_what_the_range_has_of_a_leaf<K: Kind>() {
+    let mut rig = Rig::<K>::new(WalkerMemory::Coherent);
+    // Two of the largest leaves, and a page right behind.
+    let (page, size) = (K::PAGE, *sizes::<K>().last().unwrap());
+    let start = 2 * size;
+    rig.map(start, 2 * size, Prot::READ_WRITE);
+    rig.map(start + 2 * size, page, Prot::READ_WRITE);
+    assert_eq!(rig.leaves().len(), 3);
+    // The first leaf, and the page.
+    rig.write(start + page);
+    rig.write(start + 2 * size);
+    let Rig { table, .. } = rig;
+    let shared = SharedTable::new(table);
+    let read = |range: IovaRange| {
+        let mut all = Vec::new();
+        shared.read_dirty(range, &mut |range| all.push(range)).unwrap();
+        all
+    };
+    let clear = |range: IovaRange| {
+        let (mut all, mut gather) = (Vec::new(), Gather::new());
+        shared.read_and_clear_dirty(range, &mut gather, &mut |range| all.push(range)).unwrap();
+        (all, gather.ranges().collect::<Vec<_>>())
+    };
+    let (first, whole) = (range(start, size), range(start, 2 * size + page));
+    let last = range(start + 2 * size, page);
+    assert_eq!(read(whole), [first, last]);
+    // Inside of one leaf; from one into the next; from a hole; up to behind it.
+    let inside = range(start + page, page);
+    assert_eq!(read(inside), [inside]);
+    assert_eq!(read(range(start + size - page, 2 * page)), [range(start + size - page, page)]);
+    assert_eq!(read(range(start - page, 3 * page)), [range(start, 2 * page)]);
+    assert_eq!(read(range(start + size, size - page)), []);
+    assert_eq!(read(range(start + size + page, size)), [last]);
+    // Reaching out, they stay dirty: their other part has not been handed out.
+    assert_eq!(clear(inside), (vec![inside], vec![]));
+    assert_eq!(clear(range(start + page, 2 * size)), (vec![range(start + page, size - page), last], vec![last]));
+    assert_eq!(read(whole), [first]);
+    assert_eq!(clear(range(start, size + page)), (vec![first], vec![first]));
+    assert_eq!(read(whole), []);
+    let misaligned = shared.read_dirty(range(start + 1, page), &mut |_| panic!("nothing is handed out"));
+    assert!(matches!(misaligned, Err(HwError::Misaligned { .. })));
 }
