@@ -16,11 +16,12 @@
 //! | revisions | the stricter rule where 5.10 is more lenient than 4.0: bit 63 of first-stage entries needs NXE, AW of pass-through a width of the unit, execute requests their enables | AW of a unit without a second stage is not looked at, since revisions contradict each other |
 //! | accessed and dirty bits | written by atomic updates in both stages once a request is let through; refused where walks do not snoop | accessed bits set ahead of time, or for requests that fault |
 //! | fetches | entries wider than 128 bits in parts, in either order, with a hook between | parts of several entries mixed |
-//! | caches | context, PASID, IOTLB: kept until covered, never evicted; with caching mode entries that are not present | paging-structure caches, so IH is logged but means nothing yet; device TLBs, torn fetches |
-//! | PASID cache, caching mode | an entry that is not present goes by its PASID, whatever the domain id | only by the domain id that the specification reserves |
-//! | invalidation queue | executed at once, at the write of IQT, GCMD or FSTS | answers later, out of order where allowed |
+//! | VT-d caches | context, PASID, IOTLB, paging structures of each stage (with the host address of guest tables in nested translation), tagged and covered as tables 17, 23 and 24 of revision 5.10 say: kept until covered, or lost at random; with caching mode entries that would fault, upper ones of the second stage too | directory entries of their own (held with the PASID entries that they led to), host permission tables, faults below nested entries |
+//! | device TLBs | functions that ask, keep answers until type 3 or 8 covers them, and send translated requests; depth and physical function are looked at | page requests, several invalidations on their way at once |
+//! | VT-d invalidation queue | 128 and 256 bits, types 1 to 9; each at once, or at the wait, in order, reversed or shuffled as far as section 6.5.2.12 allows; waits late, lost, never; ITE, IQE, ICE | type 10 (host permission tables); answers to page requests are logged only |
 //! | requests | reads, writes, both at once, of nothing; of users and supervisors, for execution; untranslated, translated, translation requests of one page. Those without PASID to where interrupts go are taken for interrupts, whatever they are | page requests, translation requests for several pages, code 2xh for what is no interrupt there |
-//! | registers | up to IRTA, without CCMD, AFLOG, protected memory; fault records | register-based invalidation, PMEN, page-request queue |
+//! | VT-d registers | GCMD to IRTA with invalidation by registers and protected memory; fault records | page-request queue, memory types, performance, enhanced commands |
+//! | write buffer, draining | with RWBF walkers see stores only once they are flushed; requests stay on their way to memory until they are drained, where a switch asks for it | |
 //! | interrupt remapping | commands and IEC descriptors are taken, nothing is remapped | remapping |
 //! | SMMUv3 | the non-secure side | the secure side, realms |
 //! | SMMUv3 tables | linear and 2-level stream and CD tables; Armv8 stage 1, stage 2 and both, 4 KiB granule | 16 and 64 KiB granules (an STE or CD that asks for one is illegal), 52-bit addresses, AArch32 |

@@ -229,7 +229,7 @@ fn nested_entries_hold_where_the_second_stage_put_the_tables() {
     assert_eq!((first, second), (3, 3));
     // The guest's lowest table moves to another host page, which maps elsewhere.
     let moved = frame(&bench.memory);
-    bench.set(moved, 0x8000_0000 + 17 * 0x1000 | 0x67);
+    bench.set(moved, (0x8000_0000 + 17 * 0x1000) | 0x67);
     bench.set(leaves + 17 * 8, 0x9_0000 | 3);
     bench.set(leaves + 3 * 8, moved | 3);
     // The first stage's own invalidation leaves nothing of that behind, if it is not told that only leaves changed.
