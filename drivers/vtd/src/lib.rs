@@ -66,6 +66,7 @@ mod unit;
 
 pub use bring_up::abort::abort_dma;
 pub use bring_up::{Config, ModeChoice};
+pub use domain::guest;
 pub use fault::MsiMessage;
 pub use queue::{CODE_DEVICE_TLB_TIMEOUT, Marker};
 pub use tables::Structure;

@@ -22,10 +22,10 @@ mod firmware;
 pub use config::{Config, ModeChoice};
 
 use crate::capabilities::{Capabilities, Mode};
-use crate::domain::State;
+use crate::domain::Identity;
 use crate::fault::Faults;
 use crate::ids::DomainIds;
-use crate::invalidate::{Change, Tag};
+use crate::invalidate::Change;
 use crate::queue::Invalidator;
 use crate::regs::Regs;
 use crate::spec::registers::*;
@@ -33,7 +33,6 @@ use crate::tables::Tables;
 use crate::unit::{Inner, Unit};
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
-use iommu_alloc::Shared;
 use iommu_core::hw::HwError;
 use iommu_core::{error, info, warn};
 use iommu_hal::regs::Registers;
@@ -81,8 +80,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         caps.require_rid_pasid(config.rid_pasid.get())?;
 
         let mut ids = DomainIds::new(caps.domain_id_bits())?;
-        let identity = Tag::DomainAndPasid(ids.alloc()?);
-        let identity = Shared::try_new(State::new(identity)?).map_err(|_| HwError::OutOfMemory)?;
+        let identity = Identity::new(&caps, ids.alloc()?)?;
         let queue = Invalidator::new(&hal, &caps, host_bits)?;
         let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
         // The last that needs memory, while hardware is still as it was.

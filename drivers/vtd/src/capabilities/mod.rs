@@ -276,13 +276,15 @@ impl Capabilities {
         UnitCapabilities {
             first_stage: self.first_stage().is_ok(),
             second_stage: self.second_stage().is_ok(),
-            identity: self.pass_through(),
-            // What follows is told only once the driver does it: see the crate's table of limits. Then it is, in this
-            // order, `pasid_bits()`, `tracks_second_stage()`, `nesting()`, `snoop_control()` and `device_tlbs()`.
+            // Where there is no pass-through, tables of either stage do the same.
+            identity: self.pass_through() || self.second_stage().is_ok() || self.first_stage().is_ok(),
+            // Told only once the driver does it: see the crate's table of limits. Then it is `pasid_bits()`.
             pasid_bits: 0,
-            dirty_tracking: false,
-            nesting: false,
-            enforce_coherency: false,
+            // Of one stage at least.
+            dirty_tracking: self.tracks_second_stage() || self.first_stage().is_ok() && self.page_walk_snoop(),
+            nesting: self.nesting(),
+            enforce_coherency: self.snoop_control(),
+            // As above, `device_tlbs()`.
             device_tlbs: false,
         }
     }

@@ -141,6 +141,15 @@ impl Capabilities {
         (self.ecap.read(ECAP::PSS) as u8 + 1).min(MOST_PASID_BITS)
     }
 
+    /// Asks for page walks that snoop the caches.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Missing`] names ECAP.SMPWCS.
+    pub fn require_page_walk_snoop(&self) -> Result<(), HwError> {
+        require(self.page_walk_snoop(), names::PAGE_WALK_SNOOP)
+    }
+
     /// Width of PASIDs in bits; 0 where requests with PASID are refused.
     pub fn pasid_bits(&self) -> u8 {
         if self.require_pasids().is_ok() { self.pasid_width() } else { 0 }

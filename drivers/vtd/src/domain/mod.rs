@@ -1,21 +1,29 @@
 //! A translation domain of one unit: page tables, a domain id, and the invalidations that keep both honest.
 
+mod dirty;
+pub mod guest;
+mod identity;
+mod nested;
+mod stages;
 mod state;
 
+pub(crate) use identity::Identity;
+pub(crate) use nested::Nested;
 pub(crate) use state::State;
 
-use crate::invalidate::{Change, Tag};
-use crate::spec::pasid::{AddressWidth, PasidEntry, TranslationType};
+use crate::invalidate::Change;
+use crate::spec::pasid::PasidEntry;
 use crate::unit::Inner;
 use alloc::sync::Arc;
+use core::any::Any;
 use iommu_alloc::Shared;
-use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent, total_len};
+use iommu_core::addr::{Iova, IovaRange, PhysExtent, total_len};
 use iommu_core::error;
-use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
+use iommu_core::hw::{self, DomainConfig, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::{Config as TableConfig, FirstStageOptions, Flush, PageTable, SecondStageOptions};
-use iommu_pgtable::{SharedTable, VtdFirstStage, VtdSecondStage};
+use iommu_pgtable::Flush;
+use stages::{StageTables, either};
 
 /// Writes to this range are interrupts and never translated as memory (section 3.14); nothing may lead there either.
 const INTERRUPTS: [IovaRange; 1] = match IovaRange::from_len(Iova::new(0xfee0_0000), 0x10_0000) {
@@ -37,22 +45,6 @@ fn check_interrupt_range(iova: Iova, extents: &[PhysExtent]) -> Result<(), HwErr
     }
 }
 
-/// Tables of either stage.
-enum StageTables<H: Hal + Clone> {
-    First(SharedTable<H, VtdFirstStage>),
-    Second(SharedTable<H, VtdSecondStage>),
-}
-
-/// Does the same with the tables of either stage.
-macro_rules! either {
-    ($tables:expr, $table:ident => $does:expr) => {
-        match $tables {
-            StageTables::First($table) => $does,
-            StageTables::Second($table) => $does,
-        }
-    };
-}
-
 /// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
 /// does not confirm, the tables stay allocated for ever.
 ///
@@ -63,81 +55,38 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     /// Distinguishes this domain's gathers from all others.
     serial: u64,
     geometry: Geometry,
-    root: PhysAddr,
-    width: AddressWidth,
+    /// What it was made as.
+    config: DomainConfig,
+    /// The PASID table entry that leads here, before it is [admitted](State::admit).
+    entry: PasidEntry,
     /// `None` only while being dropped.
     tables: Option<StageTables<H>>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// An empty domain with domain id `id`, which stays the caller's on an error.
-    pub(crate) fn new(unit: &Arc<Inner<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
+    pub(crate) fn new(unit: &Arc<Inner<H, R>>, config: &DomainConfig, id: u16) -> Result<Self, HwError> {
         let caps = &unit.caps;
-        let (tables, tag, width) = match stage {
-            Stage::First => {
-                let config = TableConfig::<VtdFirstStage> {
-                    levels: 4,
-                    page_sizes: caps.first_stage_pages(),
-                    input_bits: caps.first_stage_bits()?,
-                    output_bits: unit.host_bits,
-                    memory: caps.paging_memory(),
-                    address_bits: unit.host_bits,
-                    track_dirty: false,
-                    options: FirstStageOptions::default(),
-                };
-                let tables = PageTable::new(unit.hal.clone(), config)?;
-                (StageTables::First(SharedTable::new(tables)), Tag::DomainAndPasid(id), caps.idle_width())
-            }
-            Stage::Second => {
-                let stage = caps.second_stage()?;
-                let config = TableConfig::<VtdSecondStage> {
-                    levels: stage.levels,
-                    page_sizes: caps.second_stage_pages(),
-                    input_bits: stage.input_bits,
-                    output_bits: unit.host_bits,
-                    memory: caps.paging_memory(),
-                    address_bits: unit.host_bits,
-                    track_dirty: false,
-                    options: SecondStageOptions::default(),
-                };
-                let tables = PageTable::new(unit.hal.clone(), config)?;
-                (StageTables::Second(SharedTable::new(tables)), Tag::Domain(id), stage.width)
-            }
-        };
+        let tables = StageTables::new(&unit.hal, caps, unit.host_bits, config)?;
+        let state = State::new(tables.tag(id))?;
         Ok(Self {
             unit: unit.clone(),
-            state: Shared::try_new(State::new(tag)?).map_err(|_| HwError::OutOfMemory)?,
+            state: Shared::try_new(state).map_err(|_| HwError::OutOfMemory)?,
             serial: hw::unique_number(),
             geometry: either!(&tables, table => table.geometry()),
-            root: either!(&tables, table => table.root()),
-            width,
+            config: *config,
+            entry: tables.entry(caps, id, config.enforce_coherency)?,
             tables: Some(tables),
         })
-    }
-
-    pub(crate) fn belongs_to(&self, unit: &Arc<Inner<H, R>>) -> bool {
-        Arc::ptr_eq(&self.unit, unit)
     }
 
     pub(crate) fn state(&self) -> &Shared<State> {
         &self.state
     }
 
-    /// The PASID table entry that leads to this domain.
+    /// The PASID table entry that leads to this domain, before it is [admitted](State::admit).
     pub(crate) fn pasid_entry(&self) -> PasidEntry {
-        let (tag, caps) = (self.state.tag(), &self.unit.caps);
-        let translation = match tag {
-            Tag::Domain(_) => TranslationType::SecondStage,
-            Tag::DomainAndPasid(_) => TranslationType::FirstStage,
-        };
-        let entry = PasidEntry {
-            page_walk_snoop: caps.page_walk_snoop(),
-            ..PasidEntry::new(translation, self.width, tag.domain_id())
-        };
-        match tag {
-            Tag::Domain(_) => PasidEntry { second_stage: self.root, ..entry },
-            Tag::DomainAndPasid(_) => PasidEntry { first_stage: self.root.get(), ..entry },
-        }
+        self.entry
     }
 
     /// Has hardware forget what a change of the tables took out.
@@ -154,10 +103,23 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         Ok(())
     }
 
+    /// Whether what is written through it can be recorded.
+    fn check_tracked(&self) -> Result<(), HwError> {
+        if self.config.dirty_tracking { Ok(()) } else { Err(dirty::NOT_MADE_FOR_IT) }
+    }
+
     /// The tables: there for as long as anybody can ask.
     #[inline]
     fn tables(&self) -> Result<&StageTables<H>, HwError> {
         self.tables.as_ref().ok_or(HwError::ForeignDomain)
+    }
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> Domain<H, R> {
+    /// What `unit` made of `domain`, if it did.
+    pub(crate) fn of<'d>(unit: &Arc<Inner<H, R>>, domain: &'d dyn hw::Domain) -> Result<&'d Self, HwError> {
+        let domain = (domain as &dyn Any).downcast_ref::<Self>().ok_or(HwError::ForeignDomain)?;
+        if Arc::ptr_eq(&domain.unit, unit) { Ok(domain) } else { Err(HwError::ForeignDomain) }
     }
 }
 
@@ -228,6 +190,31 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
         either!(self.tables()?, table => table.split(at, &mut unit))
     }
 
+    fn set_dirty_tracking(&self, on: bool) -> Result<(), HwError> {
+        self.check_tracked()?;
+        match self.config.stage {
+            // Always recorded.
+            Stage::First => Ok(()),
+            Stage::Second => self.unit.set_access_dirty(&self.state, on),
+        }
+    }
+
+    fn read_dirty(&self, range: IovaRange, dirty: &mut dyn FnMut(IovaRange)) -> Result<(), HwError> {
+        self.check_tracked()?;
+        either!(self.tables()?, table => table.read_dirty(range, dirty))
+    }
+
+    fn read_and_clear_dirty(
+        &self,
+        range: IovaRange,
+        gather: &mut Gather,
+        dirty: &mut dyn FnMut(IovaRange),
+    ) -> Result<(), HwError> {
+        self.check_tracked()?;
+        gather.claim(self.serial)?;
+        either!(self.tables()?, table => table.read_and_clear_dirty(range, gather, dirty))
+    }
+
     fn translate(&self, iova: Iova) -> Option<Translation> {
         either!(self.tables().ok()?, table => table.translate(iova))
     }
@@ -235,6 +222,8 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
 impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
     fn drop(&mut self) {
+        // First stages on top of it may outlive it: nothing is attached to them any more.
+        self.state.close();
         if self.unit.retire(&self.state).is_ok() {
             // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
             self.unit.free_id(self.state.tag());

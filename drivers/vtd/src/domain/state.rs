@@ -132,12 +132,7 @@ impl State {
         self.family.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether entries have SSADE set.
-    pub(crate) fn access_dirty(&self) -> bool {
-        self.family.access_dirty.load(Ordering::Relaxed)
-    }
-
-    /// Sets what [`State::access_dirty`] says, under the lock of the structures.
+    /// Whether entries that are [admitted](State::admit) have SSADE set from now on. Under the lock of the structures.
     pub(crate) fn set_access_dirty(&self, on: bool) {
         self.family.access_dirty.store(on, Ordering::Relaxed);
     }

@@ -161,6 +161,17 @@ impl<H: Hal + Clone> Tables<H> {
         Ok(())
     }
 
+    /// Sets or clears SSADE in a user's entry, where that is present, in one store.
+    pub(crate) fn retune(&mut self, user: User, access_dirty: bool) -> Result<(), HwError> {
+        let table = frame(&self.held(user.source)?.table)?;
+        let at = RID_ENTRY * PASID_ENTRY_WORDS;
+        let word = PasidWord0::from(table.load(at));
+        if word.present() {
+            table.publish(at, word.with_second_stage_access_dirty(access_dirty).into());
+        }
+        Ok(())
+    }
+
     /// Makes the PASID entry not present, and leaves its other fields for hardware that has begun to use them.
     pub(crate) fn clear_pasid(&mut self, source: RequesterId) -> Result<Shared<State>, HwError> {
         let attachment = self.held(source)?;

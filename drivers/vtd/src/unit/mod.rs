@@ -4,23 +4,24 @@
 //! reporting takes none of them.
 
 use crate::capabilities::Capabilities;
-use crate::domain::{Domain, State};
+use crate::domain::{Domain, Identity, Nested, State};
 use crate::fault::{Faults, MsiMessage};
 use crate::ids::DomainIds;
 use crate::invalidate::{Batch, Change, Seat, Tag, plan};
 use crate::queue::{Invalidator, Marker};
 use crate::regs::Regs;
 use crate::spec::invalidation::Invalidation;
-use crate::spec::pasid::{PasidEntry, TranslationType};
+use crate::spec::pasid::PasidEntry;
 use crate::spec::registers::GSTS;
 use crate::tables::{Structure, Tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::any::Any;
 use core::mem::ManuallyDrop;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
-use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, RequesterId, Stream, Target, Transition};
+use iommu_core::hw::{
+    self, DomainConfig, Fault, FaultReport, HwError, NestedConfig, RequesterId, Stream, Target, Transition,
+};
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use spin::Mutex;
@@ -51,7 +52,7 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) ids: Mutex<DomainIds>,
     pub(crate) faults: Faults,
     /// Everything that is passed through.
-    pub(crate) identity: Shared<State>,
+    pub(crate) identity: Identity<H>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
@@ -96,22 +97,14 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
     }
 
     fn entry_for(&self, target: &dyn hw::Domain) -> Result<(Shared<State>, PasidEntry), HwError> {
-        let domain = (target as &dyn Any).downcast_ref::<Domain<H, R>>().ok_or(HwError::ForeignDomain)?;
-        if !domain.belongs_to(&self.0) {
-            return Err(HwError::ForeignDomain);
-        }
+        let domain = Domain::of(&self.0, target)?;
         Ok((domain.state().clone(), domain.pasid_entry()))
     }
 
     fn identity_entry(&self) -> Result<(Shared<State>, PasidEntry), HwError> {
-        let caps = &self.0.caps;
-        caps.require_pass_through()?;
-        let domain_id = self.0.identity.tag().domain_id();
-        let entry = PasidEntry {
-            page_walk_snoop: caps.page_walk_snoop(),
-            ..PasidEntry::new(TranslationType::PassThrough, caps.idle_width(), domain_id)
-        };
-        Ok((self.0.identity.clone(), entry))
+        let Inner { identity, hal, caps, host_bits, .. } = &*self.0;
+        let entry = identity.pasid_entry(hal, caps, *host_bits)?;
+        Ok((identity.state().clone(), entry))
     }
 }
 
@@ -121,11 +114,21 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
-        check_config(config)?;
         let id = self.0.ids.lock().alloc()?;
-        let domain = Domain::new(&self.0, config.stage, id).inspect_err(|_| self.0.ids.lock().free(id))?;
+        let domain = Domain::new(&self.0, config, id).inspect_err(|_| self.0.ids.lock().free(id))?;
         let domain: Box<dyn hw::Domain> = try_box(domain).ok_or(HwError::OutOfMemory)?;
         Ok(domain)
+    }
+
+    fn create_nested(
+        &self,
+        parent: &dyn hw::Domain,
+        config: &NestedConfig<'_>,
+    ) -> Result<Box<dyn hw::Nested>, HwError> {
+        let id = self.0.ids.lock().alloc()?;
+        let nested = Nested::new(&self.0, parent, config, id).inspect_err(|_| self.0.ids.lock().free(id))?;
+        let nested: Box<dyn hw::Nested> = try_box(nested).ok_or(HwError::OutOfMemory)?;
+        Ok(nested)
     }
 
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
@@ -134,7 +137,10 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
             Target::Blocked => return self.0.detach(source),
             Target::Identity => self.identity_entry()?,
             Target::Paging(domain) => self.entry_for(domain)?,
-            Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
+            Target::Nested(nested) => {
+                let nested = Nested::of(&self.0, nested)?;
+                (nested.state().clone(), nested.pasid_entry())
+            }
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
         self.0.attach(source, &state, &entry)
@@ -149,6 +155,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Leads `source` to `entry`, through blocked where it led elsewhere before.
     fn attach(&self, source: RequesterId, state: &Shared<State>, entry: &PasidEntry) -> Result<Transition, HwError> {
         let mut tables = self.tables.lock();
+        let entry = &state.admit(entry)?;
         if tables.attachment(source).is_some_and(|attachment| attachment.draining) {
             // What an earlier call could not finish comes first.
             self.block(&mut tables, source)?;
@@ -242,19 +249,6 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     fn submit(&self, batch: &[Invalidation]) -> Result<Marker, HwError> {
         self.queue.run(&self.hal, &self.regs, batch)
-    }
-}
-
-/// Refuses what domains of this driver cannot be yet: none is made that falls short of what was asked for.
-fn check_config(config: &DomainConfig) -> Result<(), HwError> {
-    let refused = [
-        (config.nest_parent, "nested translation"),
-        (config.dirty_tracking, "dirty tracking"),
-        (config.enforce_coherency, "enforced coherency"),
-    ];
-    match refused.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(HwError::Unsupported(what)),
-        None => Ok(()),
     }
 }
 
