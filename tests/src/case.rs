@@ -90,7 +90,13 @@ impl Case {
         let there = [(2, 39), (4, 48), (8, 57)].map(|(bit, bits)| (self.config.cap >> 8 & bit != 0).then_some(bits));
         let there: Vec<u64> = there.into_iter().flatten().collect();
         let tables = there.iter().find(|bits| **bits >= guest).or(there.last()).copied().unwrap_or(0);
-        1 << if self.stage == Stage::First { guest.min(47) } else { guest.min(tables) }
+        1 << if self.stage == Stage::First { guest.min(self.canonical_bits()) } else { guest.min(tables) }
+    }
+
+    /// Bits of an address of the lower canonical half, in the first stage that the unit's domains have.
+    pub fn canonical_bits(&self) -> u64 {
+        let guest = (self.config.cap >> 16 & 0x3f) + 1;
+        if self.config.cap & Config::CAP_FS5LP != 0 && guest > 48 { 56 } else { 47 }
     }
 
     /// The fault of an address where nothing is mapped.

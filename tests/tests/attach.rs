@@ -56,7 +56,9 @@ fn beyond(case: &Case, iova: u64) -> FaultCode {
     match case.stage {
         Stage::Second => FaultCode::BEYOND_WIDTH,
         // The upper half is canonical, and nothing is there.
-        Stage::First if iova >> 47 == 0x1_ffff => FaultCode::FIRST_NOT_PRESENT,
+        Stage::First if iova >> case.canonical_bits() == u64::MAX >> case.canonical_bits() => {
+            FaultCode::FIRST_NOT_PRESENT
+        }
         Stage::First => FaultCode::NOT_CANONICAL,
     }
 }

@@ -3,7 +3,7 @@
 
 use iommu_core::Error;
 use iommu_core::addr::{Iova, PhysExtent};
-use iommu_core::hw::{Domain, HwError, Prot, Stage, Target, Unit as _};
+use iommu_core::hw::{Domain, HwError, Prot, Target, Unit as _};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_models::vtd::{FaultCode, Queue};

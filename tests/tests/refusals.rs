@@ -6,7 +6,7 @@ use iommu_core::hw::{
     Domain, DomainConfig, Gather, Geometry, HwError, PageSizes, Pasid, Prot, RequesterId, Stream, StreamId, Target,
     Transition, Translation, Unit as _,
 };
-use iommu_models::vtd::{Config, FaultCode};
+use iommu_models::vtd::FaultCode;
 use iommu_tests::bench::{Bench, extent, map, range, stream, unmap};
 use iommu_tests::case::Case;
 
@@ -14,18 +14,6 @@ const RED: u16 = 0x0108;
 const BLUE: u16 = 0x01a0;
 const LARGE: u64 = 1 << 21;
 const HUGE: u64 = 1 << 30;
-
-#[test]
-fn identity_needs_pass_through() {
-    let case = Case { config: Config::second_stage().ecap_bits(Config::ECAP_PT, false), ..Case::plain()[0].clone() };
-    let bench = Bench::up(&case);
-    match bench.unit.attach(stream(RED), Target::Identity) {
-        Err(HwError::Missing(capability)) => assert_eq!(capability.field, "ECAP.PT"),
-        other => panic!("{other:?}"),
-    }
-    assert!(!bench.unit.capabilities().identity);
-    bench.read(RED, 0).unwrap_err();
-}
 
 #[test]
 fn streams_that_are_none_are_refused_and_change_nothing() {
