@@ -360,3 +360,27 @@ fn a_fault_record_is_as_wide_as_the_tables() {
     assert_eq!(rig.live(&tagged(5, 0x1000, true)).unwrap_err().code, FaultCode::PASID_DISABLED);
     assert_eq!(rig.model.read64(FRCD + 8), 1 << 63 | 0x45 << 32 | u64::from(RID));
 }
+
+#[test]
+fn a_large_leaf_around_where_interrupts_go() {
+    // 1 GiB from 0xc000_0000 on.
+    let ask = |iova: u64| request(iova, true);
+    for kind in [FIRST, SECOND] {
+        let rig = rig(kind).on();
+        let (table, leaf) = if kind == FIRST { (rig.first[1], 0x80 | LEAF) } else { (rig.second[1], 0x83) };
+        rig.set(table, 0xc000_0000 | leaf);
+        // Beside it, so that it is cached; then into it, whole pages of it and the last byte.
+        for iova in [0, 0x3ed0_0000, 0x3eff_f000, 0x3f00_0000] {
+            let allowed = !(0x3ee0_0000..0x3ef0_0000).contains(&iova);
+            let found = rig.live(&ask(iova)).map(|found| found.phys.get()).map_err(|blocked| blocked.code);
+            let expected = if allowed { Ok(0xc000_0000 + iova) } else { Err(FaultCode::INTERRUPT_OUTPUT) };
+            assert_eq!(found, expected, "PGTT {kind} at {iova:#x}");
+        }
+        for iova in [0x3ee0_0000, 0x3eef_ffff] {
+            assert_eq!(rig.live(&ask(iova)).unwrap_err().code, FaultCode::INTERRUPT_OUTPUT, "PGTT {kind}");
+        }
+        // A translation is of all of it.
+        let blocked = rig.live(&ask(0).address(AddressType::Translation)).unwrap_err();
+        assert_eq!((blocked.code, blocked.answer), (FaultCode::INTERRUPT_OUTPUT, Answer::Aborted));
+    }
+}

@@ -31,9 +31,23 @@ impl Leaf {
         (self.second.read, first_write && self.second.write)
     }
 
-    /// Whether it lets `request` through. A translation request is answered with what is allowed instead, but privilege
-    /// it needs all the same.
+    /// Whether it lets `request` through.
     pub(in crate::vtd) fn check(&self, config: &Config, regime: &Regime, request: &Request) -> Result<(), FaultCode> {
+        self.check_rights(config, regime, request)?;
+        let output = self.phys + (request.iova.get() & (self.size - 1));
+        // A translation is of the whole leaf; one of what passes through is answered by its address alone.
+        let last = self.phys + (self.size - 1);
+        let leaf = self.phys >> 20 <= 0xfee && last >> 20 >= 0xfee;
+        let blocked = if request.is_translation() { regime.kind != 4 && leaf } else { is_interrupt(output) };
+        if blocked {
+            return Err(if regime.legacy { FaultCode::LEGACY_INTERRUPT_OUTPUT } else { FaultCode::INTERRUPT_OUTPUT });
+        }
+        Ok(())
+    }
+
+    /// Whether its rights suffice. A translation request is answered with what is allowed instead, but privilege it
+    /// needs all the same.
+    fn check_rights(&self, config: &Config, regime: &Regime, request: &Request) -> Result<(), FaultCode> {
         let privileged = regime.is_privileged(request);
         if !self.first.user && !privileged {
             return Err(FaultCode::USER);
@@ -93,7 +107,7 @@ fn once(view: &mut dyn View, config: &Config, regime: &Regime, request: &Request
         snoop: regime.page_snoop,
     };
     // What the first stage forbids is known before the second is asked.
-    leaf.check(config, regime, request)?;
+    leaf.check_rights(config, regime, request)?;
     let mut below = match &regime.second {
         None => None,
         Some(second) => Some((second, second::walk(view, config, second, found.output, request.operation.writes())?)),
@@ -105,7 +119,7 @@ fn once(view: &mut dyn View, config: &Config, regime: &Regime, request: &Request
         leaf.dirty &= below.dirty(second);
         leaf.snoop |= below.snoop;
     }
-    finish(config, regime, request, &leaf)?;
+    leaf.check(config, regime, request)?;
     let write = writes(regime, request, &leaf);
     first::mark(view, config, regime, first, &mut found, write)?;
     if let Some((second, below)) = &mut below {
@@ -126,7 +140,7 @@ fn direct(view: &mut dyn View, config: &Config, regime: &Regime, request: &Reque
         let all = Rights::ALL;
         let (phys, snoop) = (iova & !0xfff, regime.page_snoop);
         let leaf = Leaf { phys, size: 0x1000, first: all, second: all, dirty: true, snoop };
-        finish(config, regime, request, &leaf)?;
+        leaf.check(config, regime, request)?;
         return Ok(leaf);
     };
     let mut found = second::walk(view, config, second, iova, request.operation.writes())?;
@@ -138,7 +152,7 @@ fn direct(view: &mut dyn View, config: &Config, regime: &Regime, request: &Reque
         dirty: found.dirty(second),
         snoop: regime.page_snoop || found.snoop,
     };
-    finish(config, regime, request, &leaf)?;
+    leaf.check(config, regime, request)?;
     let write = writes(regime, request, &leaf);
     second::mark(view, second, &mut found, write)?;
     leaf.dirty |= write;
@@ -148,14 +162,4 @@ fn direct(view: &mut dyn View, config: &Config, regime: &Regime, request: &Reque
 /// Whether the request sets dirty bits. A translation for writing does, at once (section 4.2.3.1).
 const fn writes(regime: &Regime, request: &Request, leaf: &Leaf) -> bool {
     request.operation.writes() && leaf.allows(regime, regime.is_privileged(request)).1
-}
-
-/// The checks that come when the leaf is known.
-fn finish(config: &Config, regime: &Regime, request: &Request, leaf: &Leaf) -> Result<(), FaultCode> {
-    leaf.check(config, regime, request)?;
-    let output = leaf.phys + (request.iova.get() & (leaf.size - 1));
-    if is_interrupt(output) {
-        return Err(if regime.legacy { FaultCode::LEGACY_INTERRUPT_OUTPUT } else { FaultCode::INTERRUPT_OUTPUT });
-    }
-    Ok(())
 }
