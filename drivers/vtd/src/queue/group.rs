@@ -343,11 +343,11 @@ impl<H: Hal> Queue<H> {
         regs.io().write64(IQT_REG, self.ring.offset(flight.wait + 1));
     }
 
-    fn try_lead(&self) -> bool {
+    pub(super) fn try_lead(&self) -> bool {
         !self.leader.load(Ordering::Relaxed) && !self.leader.swap(true, Ordering::Acquire)
     }
 
-    fn stop_leading(&self) {
+    pub(super) fn stop_leading(&self) {
         self.leader.store(false, Ordering::Release);
     }
 

@@ -121,3 +121,6 @@ impl<H: Hal> Invalidator<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

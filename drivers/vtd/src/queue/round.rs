@@ -77,6 +77,12 @@ impl State {
         }
     }
 
+    /// As if so many waits had been before.
+    #[cfg(test)]
+    pub(super) fn start_at(&mut self, marker: Marker) {
+        self.marker = marker;
+    }
+
     /// Whether somebody else is to go first.
     pub(super) fn must_wait<H: Hal>(&mut self, hal: &H, ticket: Ticket) -> bool {
         match self.turn {
