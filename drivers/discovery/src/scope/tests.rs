@@ -300,6 +300,16 @@ fn functions_above_seven_are_where_function_0_is() {
 }
 
 #[test]
+fn ports_of_a_switch_are_not_functions_of_one_device() {
+    let units = units(&[
+        drhd(0, 0, 0, 0x1000, &[scope(ENDPOINT, 0, 0, &[(1, 0), (0, 0), (0, 0)])]),
+        drhd(1, 0, 0, 0x2000, &[]),
+    ]);
+    // The path leads to 02:00.0, where there is nothing.
+    assert_eq!(served_by(&units, Some(0)), []);
+}
+
+#[test]
 fn a_non_transparent_bridge_is_named_as_a_bridge() {
     let other_bridge = Function { class: 0x06_8000, ..express(at(0, 2, 0)) };
     let topology = Topology::new([other_bridge]).unwrap();
