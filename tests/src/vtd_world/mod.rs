@@ -111,6 +111,9 @@ impl<'n> World<'n> {
     pub fn step(&mut self) {
         self.steps += 1;
         let what = self.operate();
+        if std::env::var_os("VTD_TRACE").is_some() {
+            println!("{}: {what}", self.name());
+        }
         self.compare(&what);
     }
 
