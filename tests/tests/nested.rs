@@ -138,11 +138,11 @@ fn addresses_go_through_the_guests_stage_and_then_through_ours() {
     let guest = Guest::new(&bench);
     let (root, nested) = guest.first_stage();
     // 2 MiB of the guest's on four of ours, and a page of the guest's in one of our large ones.
-    guest.set(root, 4, 2 * LARGE, 1, MEMORY + LARGE | 7 | 1 << 7);
+    guest.set(root, 4, 2 * LARGE, 1, (MEMORY + LARGE) | 7 | 1 << 7);
     guest.map(root, 7 * PAGE, MEMORY + 2 * LARGE + PAGE);
     // Beyond what the host mapped; read only.
     guest.map(root, 8 * PAGE, MEMORY + HUGE);
-    guest.set(root, 4, 9 * PAGE, 0, MEMORY + 3 * PAGE | 5);
+    guest.set(root, 4, 9 * PAGE, 0, (MEMORY + 3 * PAGE) | 5);
     assert_eq!(guest.attach(RED, &*nested), Transition::Hitless);
     guest.expect_all(RED);
     bench.expect(RED, 2 * LARGE + 0x12_3456, Ok(HOST + LARGE + 0x12_3456));
@@ -174,7 +174,7 @@ fn flags_and_five_levels_are_in_the_entry() {
     // SRE bit 0, FSPM bits 3:2, WPE bit 4, EAFE bit 7 of word 2; PGSNP bit 24 of word 1.
     for (flags, levels, word) in [(0, 48, 0), (1, 48, 1), (5, 48, 0x11), (2, 48, 0x80), (7, 57, 0x95)] {
         let root = guest.table();
-        guest.set(root, if levels == 57 { 5 } else { 4 }, 5 * PAGE, 0, MEMORY + PAGE | 7);
+        guest.set(root, if levels == 57 { 5 } else { 4 }, 5 * PAGE, 0, (MEMORY + PAGE) | 7);
         let nested = guest.nest(&[flags, root, levels]).unwrap();
         guest.attach(RED, &*nested);
         bench.expect(RED, 5 * PAGE, Ok(HOST + PAGE));
@@ -239,7 +239,7 @@ fn a_guests_request_reaches_its_own_translations_only() {
     // Both guests change page 5, and one says so.
     guest.map(root, 5 * PAGE, MEMORY + 3 * PAGE);
     guest.map(other_root, 5 * PAGE, MEMORY + 3 * PAGE);
-    nested.invalidate(&request(5 * PAGE | LEAVES_ONLY, 1)).unwrap();
+    nested.invalidate(&request((5 * PAGE) | LEAVES_ONLY, 1)).unwrap();
     let pages = |address, mask, leaf_only| {
         Descriptor::PasidIotlb(Granularity::Pages { domain: id, pasid: Some(0), address, mask, leaf_only })
     };
@@ -256,7 +256,8 @@ fn a_guests_request_reaches_its_own_translations_only() {
     assert_eq!(bench.invalidations(), [all(id)]);
     bench.expect(BLUE, 5 * PAGE, Ok(HOST + PAGE));
     // Hostile ones ask hardware nothing.
-    for words in [[5 * PAGE, 0], [5 * PAGE | 2, 1], [u64::MAX, 1], [PAGE, ALL_PAGES], [0, 1 << 52], [1 << 63, 1 << 52]]
+    for words in
+        [[5 * PAGE, 0], [(5 * PAGE) | 2, 1], [u64::MAX, 1], [PAGE, ALL_PAGES], [0, 1 << 52], [1 << 63, 1 << 52]]
     {
         let found = nested.invalidate(&Invalidation { kind: CHANGED, words });
         assert!(matches!(found, Err(HwError::Hardware(_))), "{words:x?}: {found:?}");
