@@ -33,6 +33,9 @@ pub const POISON: u64 = 0xdbdb_dbdb_dbdb_dbdb;
 /// observer, or call the driver under test, which holds its locks at this moment.
 pub type Observer = Box<dyn FnMut(&TestMemory, PhysAddr) + Send>;
 
+/// What is called at each look at the clock. It must not look at the clock itself.
+pub type Ticker = Box<dyn FnMut() + Send>;
+
 /// One cache maintenance operation that a driver asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Maintenance {
@@ -111,6 +114,7 @@ pub struct TestMemory {
     failures: AtomicUsize,
     clock: AtomicU64,
     clock_step: AtomicU64,
+    ticker: Mutex<Option<Ticker>>,
 }
 
 impl TestMemory {
@@ -147,6 +151,7 @@ impl TestMemory {
             failures: AtomicUsize::new(0),
             clock: AtomicU64::new(0),
             clock_step: AtomicU64::new(Self::CLOCK_STEP),
+            ticker: Mutex::new(None),
         }
     }
 
@@ -217,6 +222,11 @@ impl TestMemory {
     /// Moves the clock on by `nanos` nanoseconds.
     pub fn advance_clock(&self, nanos: u64) {
         self.clock.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Sets or removes what is called at each look at the clock: whoever waits for something in memory takes one each time.
+    pub fn set_ticker(&self, ticker: Option<Ticker>) {
+        *self.ticker.lock() = ticker;
     }
 
     /// Sets or removes what is called after each store; see [`Observer`] for what it may do.

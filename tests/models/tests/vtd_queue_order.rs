@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use iommu_core::addr::Iova;
+use iommu_hal::Hal as _;
 use iommu_models::vtd::{Config, Descriptor, Execution, FaultCode, Hook, Violation};
 use std::sync::{Arc, Mutex};
 
@@ -244,6 +245,21 @@ fn waits_report_after_some_looks() {
             assert_eq!(bench.model.violations(), []);
         }
     }
+}
+
+#[test]
+fn looks_at_the_clock_are_looks_too() {
+    let mut bench = Bench::up(Config::second_stage());
+    bench.model.report_after(5);
+    assert!(!bench.wait(1));
+    for _ in 0..4 {
+        let _ = bench.memory.now();
+        assert_eq!(bench.get(bench.status), 0);
+    }
+    let _ = bench.memory.now();
+    assert_eq!(bench.get(bench.status), 1);
+    bench.model.report_after(0);
+    assert!(bench.wait(2));
 }
 
 #[test]

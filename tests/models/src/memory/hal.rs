@@ -124,6 +124,9 @@ unsafe impl Hal for TestMemory {
     }
 
     fn now(&self) -> u64 {
+        if let Some(ticker) = &mut *self.ticker.lock() {
+            ticker();
+        }
         let step = self.clock_step.load(Ordering::Relaxed);
         self.clock.fetch_add(step, Ordering::Relaxed).wrapping_add(step)
     }

@@ -11,7 +11,7 @@ use super::random::Random;
 use super::unit::Unit;
 use super::violation::Violation;
 use super::walk::{FaultCode, Pieces, Request, Translation, translate};
-use crate::memory::TestMemory;
+use crate::memory::{TestMemory, Ticker};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -75,7 +75,7 @@ pub type Hook = Box<dyn FnMut(&Model, &Descriptor) + Send>;
 
 /// A VT-d unit. Share it by [`Arc`]: the driver takes it as [`Registers`], the test keeps the rest.
 pub struct Model {
-    unit: Mutex<Unit>,
+    unit: Arc<Mutex<Unit>>,
     faults: Mutex<Vec<FaultRecord>>,
     hook: Mutex<Option<Hook>>,
     config: Config,
@@ -88,7 +88,7 @@ impl Model {
         if config.cap & Config::CAP_RWBF != 0 {
             memory.buffer_writes();
         }
-        let unit = Mutex::new(Unit::new(config, memory.clone()));
+        let unit = Arc::new(Mutex::new(Unit::new(config, memory.clone())));
         Self { unit, faults: Mutex::new(Vec::new()), hook: Mutex::new(None), config, memory }
     }
 
@@ -274,10 +274,23 @@ impl Model {
         self.unit.lock().switches.drop_after = Some(n);
     }
 
-    /// From now on a wait reports only after this many looks at IQH, IQT, FSTS or ICS; what is behind it, and with
-    /// [`Execution::Late`] what is before it, waits as well.
+    /// From now on a wait reports only after this many looks: at IQH, IQT, FSTS or ICS, or at the memory's clock, which
+    /// stands for a look at the status in memory. What is behind the wait, and with [`Execution::Late`] what is before
+    /// it, waits as well.
     pub fn report_after(&self, looks: u32) {
         self.unit.lock().switches.wait_looks = looks;
+        // Weak: the memory outlives its units, and belongs to them.
+        let unit = Arc::downgrade(&self.unit);
+        let ticker: Ticker = Box::new(move || {
+            if let Some(unit) = unit.upgrade() {
+                let mut unit = unit.lock();
+                if !unit.switches.absent {
+                    unit.look_at_queue();
+                    unit.run_queue();
+                }
+            }
+        });
+        self.memory.set_ticker((looks != 0).then_some(ticker));
     }
 
     /// When descriptors take effect from now on, and in which order.
