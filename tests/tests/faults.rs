@@ -78,8 +78,18 @@ fn each_refusal_is_decoded_as_what_it_was() {
             try_one(RED ^ 8, None, 0x1234, write, FaultCode::CONTEXT_NOT_PRESENT, FaultKind::Blocked);
             try_one(RED, None, 0x2ffc, write, case.not_mapped(), absent);
             try_one(RED, None, case.end(), write, beyond, FaultKind::Address);
-            for pasid in [0, 5, 0xf_ffff] {
-                try_one(RED, Some(pasid), 0x1000, write, FaultCode::PASID_DISABLED, FaultKind::Request);
+            // What requests without PASID are looked up by, one of a table, one of no table, one beyond the directory.
+            let pasids = [
+                (0, FaultCode::RID_PASID, FaultKind::Structure),
+                (5, FaultCode::PASID_NOT_PRESENT, FaultKind::Blocked),
+                (0x7fff, FaultCode::DIRECTORY_NOT_PRESENT, FaultKind::Blocked),
+                (0xf_ffff, FaultCode::PASID_TOO_LARGE, FaultKind::Request),
+            ];
+            let enabled = case.config.ecap & iommu_models::vtd::Config::ECAP_PASID != 0;
+            for (pasid, code, kind) in pasids {
+                let refused = (FaultCode::PASID_DISABLED, FaultKind::Request);
+                let (code, kind) = if enabled { (code, kind) } else { refused };
+                try_one(RED, Some(pasid), 0x1000, write, code, kind);
             }
         }
         bench.unit.attach(stream(RED), Target::Identity).unwrap();

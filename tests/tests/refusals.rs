@@ -6,9 +6,10 @@ use iommu_core::hw::{
     Domain, DomainConfig, Gather, Geometry, HwError, PageSizes, Pasid, Prot, RequesterId, Stream, StreamId, Target,
     Transition, Translation, Unit as _,
 };
-use iommu_models::vtd::FaultCode;
+use iommu_models::vtd::{Config, FaultCode};
 use iommu_tests::bench::{Bench, extent, map, range, stream, unmap};
 use iommu_tests::case::Case;
+use iommu_vtd::capabilities::names;
 
 const RED: u16 = 0x0108;
 const BLUE: u16 = 0x01a0;
@@ -22,11 +23,17 @@ fn streams_that_are_none_are_refused_and_change_nothing() {
         let domain = bench.domain_with(0x1000, 0x5000_0000, 0x1000);
         let before = bench.memory.in_use();
         bench.spy.take_writes();
-        for pasid in [0, 1, 0xf_ffff] {
+        let pasids = case.config.ecap & Config::ECAP_PASID != 0;
+        // On units that have them: the one that requests without PASID are looked up by.
+        for pasid in if pasids { [0; 3] } else { [0, 1, 0xf_ffff] } {
             let stream = Stream::with_pasid(RequesterId::new(RED), Pasid::new(pasid).unwrap());
             for target in [Target::Paging(&*domain), Target::Identity, Target::Blocked] {
                 let found = bench.unit.attach(stream, target);
-                assert!(matches!(found, Err(HwError::Unsupported(_))), "{found:?}");
+                if pasids {
+                    assert!(matches!(found, Err(HwError::Unsupported(_))), "{found:?}");
+                } else {
+                    assert_eq!(found, Err(HwError::Missing(names::PASIDS)));
+                }
             }
         }
         for raw in [0x1_0000, 0x1_0108, u32::MAX] {
@@ -41,10 +48,11 @@ fn streams_that_are_none_are_refused_and_change_nothing() {
         // A detach of what was never attached is none.
         bench.detach(RED);
         assert_eq!((bench.memory.in_use(), bench.spy.take_writes()), (before, vec![]));
-        // Requests with PASID are refused in hardware too.
+        // Requests with PASID are refused in hardware too, where there are none.
         bench.attach(RED, &*domain);
-        let blocked = bench.model.dma(RED, Some(0), Iova::new(0x1000), 8, false).unwrap_err();
-        assert_eq!(blocked.code, FaultCode::PASID_DISABLED, "{}", case.name);
+        let blocked = bench.model.dma(RED, Some(1), Iova::new(0x1000), 8, false).unwrap_err();
+        let expected = if pasids { FaultCode::PASID_NOT_PRESENT } else { FaultCode::PASID_DISABLED };
+        assert_eq!(blocked.code, expected, "{}", case.name);
         bench.check();
     }
 }

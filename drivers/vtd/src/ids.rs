@@ -6,9 +6,14 @@ use iommu_core::hw::HwError;
 /// Id 0: hardware tags what it caches of not-present entries with it in caching mode, so no domain may have it.
 const RESERVED: u16 = 0;
 
-/// Which domain ids are taken. An id is given back only after its invalidation was confirmed.
+/// Which domain ids are taken. An id is given back only after its invalidation was confirmed; one whose invalidation never
+/// was stays taken for ever.
+///
+/// Ids are handed out in turn, so that one that was given back rests until all others had their turn.
 pub(crate) struct DomainIds {
     taken: Vec<u64>,
+    /// Where the next search begins.
+    next: u32,
 }
 
 impl DomainIds {
@@ -22,21 +27,29 @@ impl DomainIds {
             // Ids that the unit does not have.
             taken[0] = u64::MAX << (1u32 << bits);
         }
-        let mut ids = Self { taken };
+        let mut ids = Self { taken, next: 0 };
         ids.take(RESERVED);
         Ok(ids)
     }
 
-    /// The lowest free id.
+    /// The free id whose turn it is.
     pub(crate) fn alloc(&mut self) -> Result<u16, HwError> {
-        let free = self.taken.iter().enumerate().find(|(_, word)| **word != u64::MAX);
-        let (word, bits) = free.ok_or(HwError::OutOfDomainIds)?;
-        let id = (word as u32 * 64 + bits.trailing_ones()) as u16;
+        let id = self.free_from(self.next).or_else(|| self.free_from(0)).ok_or(HwError::OutOfDomainIds)?;
         self.take(id);
+        self.next = u32::from(id) + 1;
         Ok(id)
     }
 
-    /// Gives an id back.
+    /// The lowest free id that is not below `first`.
+    fn free_from(&self, first: u32) -> Option<u16> {
+        let (start, passed) = ((first / 64) as usize, (1u64 << (first % 64)) - 1);
+        let words = self.taken.iter().enumerate().skip(start);
+        let found = words.map(|(at, word)| (at, if at == start { word | passed } else { *word }));
+        let (at, word) = { found }.find(|(_, word)| *word != u64::MAX)?;
+        u16::try_from(at as u32 * 64 + word.trailing_ones()).ok()
+    }
+
+    /// Gives an id back, of which hardware has confirmed that nothing is cached under it.
     pub(crate) fn free(&mut self, id: u16) {
         if let Some(word) = self.taken.get_mut(usize::from(id / 64)) {
             *word &= !(1 << (id % 64));
@@ -62,7 +75,27 @@ mod tests {
         assert_eq!(ids.alloc(), Err(HwError::OutOfDomainIds));
         ids.free(9);
         assert_eq!(ids.alloc(), Ok(9));
+        assert_eq!(ids.alloc(), Err(HwError::OutOfDomainIds));
         let mut many = DomainIds::new(16).unwrap();
         assert_eq!(core::iter::from_fn(|| many.alloc().ok()).count(), 65_535);
+    }
+
+    #[test]
+    fn an_id_that_came_back_rests_until_all_others_had_their_turn() {
+        let mut ids = DomainIds::new(8).unwrap();
+        let first = ids.alloc().unwrap();
+        ids.free(first);
+        for turn in 2..256 {
+            let id = ids.alloc().unwrap();
+            assert_eq!(id, turn);
+            ids.free(id);
+        }
+        assert_eq!(ids.alloc(), Ok(first));
+        // Those in use are left out, and the turn goes on behind the last word.
+        (2..=200).for_each(|id| assert_eq!(ids.alloc(), Ok(id)));
+        ids.free(100);
+        (201..=255).for_each(|id| assert_eq!(ids.alloc(), Ok(id)));
+        assert_eq!(ids.alloc(), Ok(100));
+        assert_eq!(ids.alloc(), Err(HwError::OutOfDomainIds));
     }
 }

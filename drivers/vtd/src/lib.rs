@@ -70,4 +70,4 @@ pub use domain::guest;
 pub use fault::MsiMessage;
 pub use queue::{CODE_DEVICE_TLB_TIMEOUT, Marker};
 pub use tables::Structure;
-pub use unit::Unit;
+pub use unit::{DEVICE_TLB_REQUEST, Unit};

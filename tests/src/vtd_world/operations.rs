@@ -293,13 +293,16 @@ impl World<'_> {
         let on = !self.device_tlbs[at];
         let tlb = DeviceTlb { queue_depth: 4, physical: stream, global_invalidate: false };
         if !on {
-            // In the function first, which then holds nothing any more.
-            endpoint.forget();
+            // In the function first.
             self.device_tlbs[at] = false;
         }
         let found = self.bench.unit.set_device_tlb(stream, on.then_some(tlb));
         match found {
-            Ok(()) => self.device_tlbs[at] = on,
+            // ATS goes on in a function that holds nothing, whatever it was told while it went off.
+            Ok(()) => {
+                endpoint.forget();
+                self.device_tlbs[at] = on;
+            }
             Err(HwError::Missing(_) | HwError::Unsupported(_) | HwError::OutOfMemory) => {}
             // It may count as there; the function does not use it.
             Err(error) => assert!(unconfirmed(error), "{error}"),

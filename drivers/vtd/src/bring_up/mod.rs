@@ -29,7 +29,7 @@ use crate::invalidate::Change;
 use crate::queue::Invalidator;
 use crate::regs::Regs;
 use crate::spec::registers::*;
-use crate::tables::Tables;
+use crate::tables::{Shape, Tables};
 use crate::unit::{Inner, Unit};
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
@@ -82,7 +82,8 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let mut ids = DomainIds::new(caps.domain_id_bits())?;
         let identity = Identity::new(&caps, ids.alloc()?)?;
         let queue = Invalidator::new(&hal, &caps, host_bits)?;
-        let tables = Tables::new(&hal, FrameRequest::single(host_bits, caps.structure_memory()))?;
+        let request = FrameRequest::single(host_bits, caps.structure_memory());
+        let tables = Tables::new(&hal, request, Shape::new(&caps, config.rid_pasid.get()))?;
         // The last that needs memory, while hardware is still as it was.
         let shared = Arc::new(Inner {
             hal,

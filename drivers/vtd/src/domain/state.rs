@@ -1,6 +1,7 @@
 //! What streams and invalidations know of a domain: its tag, and who leads there.
 
 use crate::invalidate::{Seat, Tag, User, Users};
+use crate::spec::invalidation::TlbTarget;
 use crate::spec::pasid::{PasidEntry, TranslationType};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -106,6 +107,17 @@ impl State {
     pub(crate) fn add_user(&self, seat: Seat) {
         // Upgraded, so that readers that come all the time cannot keep it waiting for ever.
         self.family.users.upgradeable_read().upgrade().add(self.tag, seat);
+    }
+
+    /// Each user of the domain and of the first stages on top of it, or of this first stage alone, in order.
+    pub(crate) fn each_user(&self, each: impl FnMut(User)) {
+        let users = self.family.users.read();
+        users.tagged().filter(|(_, tag)| !self.nested || *tag == self.tag).map(|(user, _)| user).for_each(each);
+    }
+
+    /// From now on the users of `source` have this device TLB. An invalidation that was begun without it is over by then.
+    pub(crate) fn set_tlb(&self, source: RequesterId, tlb: Option<TlbTarget>) {
+        self.family.users.upgradeable_read().upgrade().set_tlb(source, tlb);
     }
 
     /// One user less; its seat is given back.

@@ -51,9 +51,6 @@ use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope, PasidSco
 use iommu_core::addr::IovaRange;
 use iommu_core::hw::{Gather, Pasid, RequesterId};
 
-/// PASID of requests without one: entry 0 whether the unit honours RID_PASID (it is programmed to 0) or not.
-pub const RID_PASID: u32 = 0;
-
 /// How cached translations of a domain are tagged, which decides the descriptor that removes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tag {

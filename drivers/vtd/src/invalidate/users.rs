@@ -1,6 +1,7 @@
 //! The streams that lead to a domain, or to a guest's first stage on top of it.
 
 use super::{Tag, User};
+use crate::spec::invalidation::TlbTarget;
 use alloc::boxed::Box;
 use core::cmp::Ordering;
 use iommu_alloc::try_box;
@@ -80,6 +81,17 @@ impl Users {
         }
         seat.0.next = at.take();
         *at = Some(seat.0);
+    }
+
+    /// From now on the users of `source` have this device TLB.
+    pub fn set_tlb(&mut self, source: RequesterId, tlb: Option<TlbTarget>) {
+        let mut at = self.first.as_deref_mut();
+        while let Some(node) = at {
+            if node.user.source == source {
+                node.user.tlb = tlb;
+            }
+            at = node.next.as_deref_mut();
+        }
     }
 
     /// One less; its place is given back.

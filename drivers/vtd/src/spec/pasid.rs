@@ -6,6 +6,9 @@ use iommu_core::addr::PhysAddr;
 /// PASID table entries in one table: one frame.
 pub const PASIDS_PER_TABLE: u32 = 64;
 
+/// log2 of the entries in the smallest directory, and in the largest: one for each 64 PASIDs of 20 bits.
+pub const DIRECTORY_BITS: core::ops::RangeInclusive<u8> = 7..=14;
+
 /// 64-bit words in a PASID table entry.
 pub const PASID_ENTRY_WORDS: usize = 8;
 

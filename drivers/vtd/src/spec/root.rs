@@ -1,12 +1,14 @@
-//! Scalable-mode root entry (section 9.2): two pointers to context tables, one for each half of the bus.
+//! Root entries: of scalable mode (section 9.2), two pointers to context tables, one for each half of the bus; of legacy mode
+//! (section 9.1), one pointer for all of it.
 
 use bitfield_struct::bitfield;
 use iommu_core::addr::PhysAddr;
 
-/// 64-bit words in a root entry: word 0 serves devices 0 to 15 of the bus, word 1 devices 16 to 31.
+/// 64-bit words in a root entry: in scalable mode word 0 serves devices 0 to 15 of the bus, word 1 devices 16 to 31; in
+/// legacy mode word 0 serves all of them, and word 1 is reserved.
 pub const ROOT_ENTRY_WORDS: usize = 2;
 
-/// One half of a scalable-mode root entry.
+/// One half of a scalable-mode root entry, and word 0 of a legacy-mode one, which has the same fields (P and CTP).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct RootHalf {

@@ -1,25 +1,38 @@
-//! Root, context and PASID structures of one unit (sections 9.2 to 9.6), and who is attached to what.
+//! Root, context and PASID structures of one unit (sections 9.1 to 9.6), and who is attached to what.
 //!
-//! A requester that is attached has a context entry, a PASID directory with one entry, and a PASID table with entry 0.
-//! A requester that is not has a context entry that is not present: the hardware refuses all it does. Nothing here
-//! invalidates; the caller does, with the plan for the change, before [`Tables::release`] gives frames back.
+//! * here: root and context tables; attach and detach of a stream, whatever the mode.
+//! * [`requester`]: what is known of one requester.
+//! * [`directory`]: its PASID directory and tables.
+//! * [`legacy`]: entries of legacy mode.
+//!
+//! In scalable mode a requester that is attached has a context entry, a PASID directory and the tables of its PASIDs. A
+//! requester that is not has a context entry that is not present: the hardware refuses all it does. In legacy mode the
+//! context entry itself leads to the domain. Nothing here invalidates; the caller does, with the plan for the change, before
+//! [`Tables::confirmed`] and [`Tables::remove`] give frames back.
 
-use crate::spec::context::{CONTEXT_ENTRY_WORDS, context_entry};
-use crate::spec::pasid::{DirectoryEntry, PASID_ENTRY_WORDS, PasidEntry, PasidWord0};
+mod directory;
+mod legacy;
+mod requester;
+
+pub(crate) use directory::Space;
+pub(crate) use requester::{Attachment, Key};
+
+use crate::capabilities::Capabilities;
+use crate::domain::State;
+use crate::invalidate::{Change, User};
+use crate::spec::context::{CONTEXT_ENTRY_WORDS, ContextWord0};
+use crate::spec::invalidation::TlbTarget;
+use crate::spec::pasid::{PASID_ENTRY_WORDS, PasidEntry};
 use crate::spec::root::{ROOT_ENTRY_WORDS, RootHalf};
 use alloc::vec::Vec;
 use core::fmt;
+use directory::Directory;
+use iommu_alloc::Shared;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{HwError, RequesterId};
 use iommu_hal::mem::{Frame, Frames};
 use iommu_hal::{FrameRequest, Hal};
-
-use crate::domain::State;
-use crate::invalidate::{RID_PASID, User};
-use iommu_alloc::Shared;
-
-/// Word of PASID entry 0 in its table, and of directory entry 0 in its directory.
-const RID_ENTRY: usize = RID_PASID as usize;
+use requester::{Context, Requester};
 
 /// A kind of memory that a unit reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,36 +67,70 @@ impl fmt::Display for Structure {
     }
 }
 
-/// What stands between a requester and its domain.
-pub(crate) struct Attachment<H: Hal> {
-    /// The requester.
-    pub(crate) source: RequesterId,
-    /// Where it leads.
-    pub(crate) state: Shared<State>,
-    /// Not confirmed: an entry is being set, or was cleared and hardware has not said that it forgot it.
-    pub(crate) draining: bool,
-    /// Root of the page tables that the PASID entry leads to.
-    page_table: Option<PhysAddr>,
-    directory: Frames<H>,
-    table: Frames<H>,
+/// What the structures of a unit look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shape {
+    /// Scalable mode; else legacy mode.
+    pub(crate) scalable: bool,
+    /// Requests with PASID are let through (PASIDE).
+    pub(crate) pasids: bool,
+    /// The PASID of requests without one.
+    pub(crate) rid_pasid: u32,
+}
+
+impl Shape {
+    /// That of a unit, with `rid_pasid` where it honours one.
+    pub(crate) fn new(caps: &Capabilities, rid_pasid: u32) -> Self {
+        let rid_pasid = if caps.honours_rid_pasid() { rid_pasid } else { 0 };
+        Self { scalable: caps.scalable(), pasids: caps.pasid_bits() != 0, rid_pasid }
+    }
+}
+
+/// How the entry of a stream was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rewritten {
+    /// It says so already.
+    Same,
+    /// By one store.
+    Stored,
+    /// Not at all: more than one word would have to change.
+    TooWide,
+}
+
+/// What became present with the entry of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Linked {
+    /// The context entry of its requester.
+    context: bool,
+    /// The directory entry of its PASID table.
+    directory: bool,
+}
+
+/// Memory that a new stream needs, which hardware does not know yet.
+pub(crate) struct Room<H: Hal> {
+    /// A larger directory.
+    pub(crate) directory: Option<Space<H>>,
+    /// The PASID's table.
+    pub(crate) table: Option<Frames<H>>,
 }
 
 /// The structures of one unit.
 pub(crate) struct Tables<H: Hal> {
     hal: H,
     request: FrameRequest,
+    shape: Shape,
     root: Frames<H>,
     /// Context tables, by bus * 2 + half of the bus. Never taken away again: 8 KiB a bus at most.
     contexts: Vec<(u16, Frames<H>)>,
     /// Sorted by requester.
-    attachments: Vec<Attachment<H>>,
+    requesters: Vec<Requester<H>>,
 }
 
 impl<H: Hal + Clone> Tables<H> {
-    /// An empty root table: every requester is blocked.
-    pub(crate) fn new(hal: &H, request: FrameRequest) -> Result<Self, HwError> {
+    /// An empty root table: every requester is blocked. `request` is for one frame.
+    pub(crate) fn new(hal: &H, request: FrameRequest, shape: Shape) -> Result<Self, HwError> {
         let root = Frames::alloc(hal.clone(), request).ok_or(HwError::OutOfMemory)?;
-        Ok(Self { hal: hal.clone(), request, root, contexts: Vec::new(), attachments: Vec::new() })
+        Ok(Self { hal: hal.clone(), request, shape, root, contexts: Vec::new(), requesters: Vec::new() })
     }
 
     /// Physical address of the root table.
@@ -91,150 +138,374 @@ impl<H: Hal + Clone> Tables<H> {
         self.root.phys()
     }
 
-    /// What `source` is attached to.
-    pub(crate) fn attachment(&self, source: RequesterId) -> Option<&Attachment<H>> {
-        let at = self.position(source).ok()?;
-        self.attachments.get(at)
+    /// The PASID that requests without one are looked up by.
+    pub(crate) fn rid_pasid(&self) -> u32 {
+        self.shape.rid_pasid
     }
 
-    /// `source`, its requests without PASID, as invalidations name it.
-    pub(crate) fn user(&self, source: RequesterId) -> User {
-        User { source, pasid: None, index: RID_PASID, tlb: None }
+    /// What stands between a stream and its domain; `None` where it is blocked, and hardware has confirmed that.
+    pub(crate) fn stream(&self, key: Key) -> Option<&Attachment> {
+        self.requester(key.source)?.stream(key.pasid)
+    }
+
+    /// A stream as invalidations name it.
+    pub(crate) fn user(&self, key: Key) -> User {
+        let index = key.pasid.map_or(self.shape.rid_pasid, |pasid| pasid.get());
+        User { source: key.source, pasid: key.pasid, index, tlb: self.tlb(key.source) }
     }
 
     /// Every frame that hardware reads structures from.
     pub(crate) fn frames(&self) -> impl Iterator<Item = (Structure, PhysAddr)> + '_ {
         let contexts = self.contexts.iter().map(|(_, frames)| (Structure::ContextTable, frames.phys()));
-        let behind = self.attachments.iter().flat_map(|held| {
-            let directory = (Structure::PasidDirectory, held.directory.phys());
-            let page_table = held.page_table.map(|root| (Structure::PageTable, root));
-            [Some(directory), Some((Structure::PasidTable, held.table.phys())), page_table].into_iter().flatten()
+        let behind = self.requesters.iter().flat_map(|held| {
+            let roots = held.streams.iter().filter_map(|stream| stream.entry.page_table());
+            let structures = held.directory.iter().flat_map(Directory::frames);
+            structures.chain(roots.map(|root| (Structure::PageTable, root)))
         });
         core::iter::once((Structure::RootTable, self.root())).chain(contexts).chain(behind)
     }
 
-    /// Leads a requester that is blocked to `entry`. On success the caller invalidates; on error nothing is reachable
-    /// that was not before.
-    pub(crate) fn set(
-        &mut self,
-        source: RequesterId,
-        state: &Shared<State>,
-        entry: &PasidEntry,
-    ) -> Result<(), HwError> {
-        let Err(at) = self.position(source) else {
-            return Err(HwError::InUse);
-        };
-        // Everything that can fail comes first.
-        self.attachments.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
-        let directory = Frames::alloc(self.hal.clone(), self.request).ok_or(HwError::OutOfMemory)?;
-        let table = Frames::alloc(self.hal.clone(), self.request).ok_or(HwError::OutOfMemory)?;
-        let context_at = self.context_table(source)?;
-
-        // Known before it is reachable: whatever happens from here on, its frames are not given back.
-        let page_table = entry.page_table();
-        self.attachments
-            .insert(at, Attachment { source, state: state.clone(), draining: true, page_table, directory, table });
-        let held = &mut self.attachments[at];
-
-        // From the leaf upwards: whatever becomes reachable is complete by then.
-        write_entry(&frame(&held.table)?, RID_ENTRY * PASID_ENTRY_WORDS, &entry.words());
-        frame(&held.directory)?.publish(RID_ENTRY, DirectoryEntry::to(held.table.phys()).into());
-        let (_, contexts) = &self.contexts[context_at];
-        write_entry(&frame(contexts)?, context_word(source), &context_entry(held.directory.phys()));
-        held.draining = false;
-        Ok(())
+    /// Gets all the memory for a stream that is not there yet: on an error nothing has changed.
+    pub(crate) fn prepare(&mut self, key: Key) -> Result<Room<H>, HwError> {
+        let room = self.try_prepare(key);
+        if room.is_err() {
+            self.prune(key.source);
+        }
+        room
     }
 
-    /// Replaces the entry of an attached requester, which must have been [cleared](Tables::clear_pasid) and
-    /// invalidated before.
-    pub(crate) fn reset_pasid(
+    fn try_prepare(&mut self, key: Key) -> Result<Room<H>, HwError> {
+        let (hal, request, shape, index) = (self.hal.clone(), self.request, self.shape, self.user(key).index);
+        let held = self.requester_or_new(key.source)?;
+        held.streams.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
+        let mut room = Room { directory: None, table: None };
+        if shape.scalable {
+            let reaches = held.directory.as_ref().map(|directory| directory.reaches(index));
+            // Requests without PASID are looked up in it too, whoever comes first.
+            let space = || Space::for_pasid(&hal, request, index.max(shape.rid_pasid));
+            match reaches {
+                Some(true) => {}
+                Some(false) => room.directory = Some(space()?),
+                None => held.directory = Some(Directory::new(space()?)),
+            }
+            if let Some(directory) = &mut held.directory
+                && !directory.has_table(index)
+            {
+                directory.reserve_table()?;
+                room.table = Some(Frames::alloc(hal, request).ok_or(HwError::OutOfMemory)?);
+            }
+        }
+        self.context_table(key.source)?;
+        Ok(room)
+    }
+
+    /// Leads a requester's context entry to a larger directory with the same tables. The caller invalidates, and then
+    /// [confirms](Tables::confirmed).
+    pub(crate) fn grow(&mut self, source: RequesterId, space: Space<H>) -> Result<(), HwError> {
+        let held = self.held(source)?;
+        held.changed = true;
+        let directory = held.directory.as_mut().ok_or(HwError::Hardware("a requester without a directory"))?;
+        directory.move_to(space)?;
+        self.change_context(source).map(drop)
+    }
+
+    /// Leads a stream to `entry` for which there is [room](Tables::prepare). The caller has added it to the users of
+    /// `state`, and invalidates.
+    pub(crate) fn insert(
         &mut self,
-        source: RequesterId,
+        key: Key,
         state: &Shared<State>,
         entry: &PasidEntry,
-    ) -> Result<(), HwError> {
-        let attachment = self.held(source)?;
-        attachment.state = state.clone();
-        attachment.page_table = entry.page_table();
-        attachment.draining = false;
-        write_entry(&frame(&attachment.table)?, RID_ENTRY * PASID_ENTRY_WORDS, &entry.words());
-        Ok(())
+        table: Option<Frames<H>>,
+    ) -> Result<Linked, HwError> {
+        let (state, entry) = (state.clone(), *entry);
+        let held = self.held(key.source)?;
+        let Err(at) = held.position(key.pasid) else { return Err(HwError::InUse) };
+        held.streams.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
+        // Known before it is reachable: whatever happens from here on, its frames are not given back.
+        held.streams.insert(at, Attachment { pasid: key.pasid, state, entry, draining: true });
+        self.publish(key, &entry, table)
+    }
+
+    /// Leads a stream to another `entry`. It was [cleared](Tables::clear) and invalidated before, and the caller has moved
+    /// it to the users of `state`.
+    pub(crate) fn reset(&mut self, key: Key, state: &Shared<State>, entry: &PasidEntry) -> Result<Linked, HwError> {
+        let stream = self.attachment(key)?;
+        (stream.state, stream.entry) = (state.clone(), *entry);
+        self.publish(key, entry, None)
+    }
+
+    /// From the leaf upwards: whatever becomes reachable is complete by then.
+    fn publish(&mut self, key: Key, entry: &PasidEntry, table: Option<Frames<H>>) -> Result<Linked, HwError> {
+        let linked = if self.shape.scalable {
+            let index = self.user(key).index;
+            let directory = self.held(key.source)?.directory.as_mut();
+            let directory = directory.ok_or(HwError::Hardware("a requester without a directory"))?;
+            Linked { directory: directory.set(index, entry, table)?, context: self.set_context(key.source)? }
+        } else {
+            self.set_legacy(key, entry)?;
+            Linked::default()
+        };
+        self.attachment(key)?.draining = false;
+        Ok(linked)
+    }
+
+    /// Makes the entry of a stream say `entry`, which leads to the same domain, where one store does it. The caller
+    /// invalidates what it said before.
+    pub(crate) fn rewrite(&mut self, key: Key, entry: &PasidEntry) -> Result<Rewritten, HwError> {
+        let index = self.user(key).index;
+        let (old, new) = (self.attachment(key)?.entry.words(), entry.words());
+        let mut differing = (0..PASID_ENTRY_WORDS).filter(|word| old[*word] != new[*word]);
+        let word = match (differing.next(), differing.next()) {
+            (None, _) => return Ok(Rewritten::Same),
+            (Some(word), None) => word,
+            _ => return Ok(Rewritten::TooWide),
+        };
+        // In legacy mode the entry has other words.
+        let Some(directory) = &self.held(key.source)?.directory else { return Ok(Rewritten::TooWide) };
+        directory.store_word(index, word, new[word])?;
+        self.attachment(key)?.entry = *entry;
+        Ok(Rewritten::Stored)
     }
 
     /// Sets or clears SSADE in a user's entry, where that is present, in one store.
     pub(crate) fn retune(&mut self, user: User, access_dirty: bool) -> Result<(), HwError> {
-        let table = frame(&self.held(user.source)?.table)?;
-        let at = RID_ENTRY * PASID_ENTRY_WORDS;
-        let word = PasidWord0::from(table.load(at));
-        if word.present() {
-            table.publish(at, word.with_second_stage_access_dirty(access_dirty).into());
+        let stream = self.attachment(user.into())?;
+        if stream.draining || stream.entry.access_dirty == access_dirty {
+            return Ok(());
+        }
+        let entry = PasidEntry { access_dirty, ..stream.entry };
+        match self.rewrite(user.into(), &entry)? {
+            Rewritten::TooWide => Err(HwError::Hardware("a bit in more than one word")),
+            Rewritten::Same | Rewritten::Stored => Ok(()),
+        }
+    }
+
+    /// Makes the entry of a stream not present, but nothing above it.
+    pub(crate) fn clear_entry(&mut self, key: Key) -> Result<Shared<State>, HwError> {
+        let index = self.user(key).index;
+        let stream = self.attachment(key)?;
+        stream.draining = true;
+        let state = stream.state.clone();
+        if self.shape.scalable {
+            let directory = self.held(key.source)?.directory.as_ref();
+            directory.ok_or(HwError::Hardware("a requester without a directory"))?.clear(index)?;
+        } else {
+            self.clear_legacy(key)?;
+        }
+        Ok(state)
+    }
+
+    /// Makes the entry of a stream not present, and then the context entry of its requester where none of its streams leads
+    /// anywhere any more.
+    pub(crate) fn clear(&mut self, key: Key) -> Result<Shared<State>, HwError> {
+        let state = self.clear_entry(key)?;
+        let held = self.held(key.source)?;
+        if held.context == Context::Present && !held.leads_anywhere() {
+            held.context = Context::Leaving;
+            let (table, at) = (frame(self.context(key.source)?)?, context_word(key.source));
+            table.publish(at, ContextWord0::from(table.load(at)).with_present(false).into());
+        }
+        Ok(state)
+    }
+
+    /// What hardware has not confirmed yet of a requester's context entry.
+    pub(crate) fn unconfirmed(&self, source: RequesterId) -> impl Iterator<Item = Change<'static>> {
+        let held = self.requester(source);
+        let changed = held.is_some_and(|held| held.changed).then(|| match self.legacy_stream(source) {
+            // Its device TLB was off when it was refused.
+            Some(stream) => {
+                let user = User { tlb: None, ..self.user(Key { source, pasid: None }) };
+                Change::LegacyContextCleared { user, tag: stream.state.tag() }
+            }
+            None => Change::ContextChanged { source, tlb: None },
+        });
+        let leaving = held.is_some_and(|held| held.context == Context::Leaving);
+        changed.into_iter().chain(leaving.then_some(Change::ContextCleared { source }))
+    }
+
+    /// What setting the entry of a stream was, with what became present with it.
+    pub(crate) fn was_set(&self, key: Key, linked: Linked) -> impl Iterator<Item = Change<'static>> {
+        let (source, user, tag) = (key.source, self.user(key), self.stream(key).map(|stream| stream.state.tag()));
+        let scalable = self.shape.scalable;
+        let context = linked.context.then_some(Change::ContextSet { source });
+        let directory = linked.directory.then_some(Change::DirectoryEntrySet);
+        context.into_iter().chain(directory).chain(tag.map(|tag| match scalable {
+            true => Change::PasidEntrySet { user, tag },
+            false => Change::LegacyContextSet { source, tag },
+        }))
+    }
+
+    /// What clearing the entry of a stream was.
+    pub(crate) fn was_cleared(&self, key: Key) -> Option<Change<'static>> {
+        let (user, tag) = (self.user(key), self.stream(key)?.state.tag());
+        Some(match self.shape.scalable {
+            true => Change::PasidEntryCleared { user, tag },
+            false => Change::LegacyContextCleared { user, tag },
+        })
+    }
+
+    /// Hardware has confirmed all that was [unconfirmed](Tables::unconfirmed): what is old is given back.
+    pub(crate) fn confirmed(&mut self, source: RequesterId) {
+        if let Ok(held) = self.held(source) {
+            held.confirmed();
+        }
+    }
+
+    /// Gives back the structures of a stream that was [cleared](Tables::clear), of which hardware has confirmed that it
+    /// forgot it and all that was [unconfirmed](Tables::unconfirmed).
+    pub(crate) fn remove(&mut self, key: Key) {
+        if let Ok(held) = self.held(key.source)
+            && let Ok(at) = held.position(key.pasid)
+        {
+            held.streams.remove(at);
+        }
+        self.prune(key.source);
+    }
+
+    /// The device TLB of a requester.
+    pub(crate) fn tlb(&self, source: RequesterId) -> Option<TlbTarget> {
+        self.requester(source)?.tlb
+    }
+
+    /// Notes the device TLB of a requester, for which its context entry is to be [enabled](Tables::change_enables).
+    pub(crate) fn set_tlb(&mut self, source: RequesterId, tlb: TlbTarget) -> Result<(), HwError> {
+        let held = self.requester_or_new(source)?;
+        (held.tlb, held.tlb_enabled) = (Some(tlb), true);
+        Ok(())
+    }
+
+    /// From now on the context entry of a requester is to refuse requests of its device TLB, of which the invalidations go on.
+    pub(crate) fn refuse_tlb(&mut self, source: RequesterId) {
+        if let Ok(held) = self.held(source) {
+            held.tlb_enabled = false;
+        }
+    }
+
+    /// Forgets the device TLB of a requester.
+    pub(crate) fn forget_tlb(&mut self, source: RequesterId) {
+        if let Ok(held) = self.held(source) {
+            (held.tlb, held.tlb_enabled) = (None, false);
+        }
+        self.prune(source);
+    }
+
+    /// The domains that a requester leads to, or did when hardware last confirmed.
+    pub(crate) fn states(&self, source: RequesterId) -> impl Iterator<Item = &Shared<State>> {
+        self.requester(source).into_iter().flat_map(|held| held.streams.iter().map(|stream| &stream.state))
+    }
+
+    /// Makes the enables of a requester's context entry, where it is present, follow what was [noted](Tables::set_tlb) of its
+    /// device TLB. The caller invalidates what is [unconfirmed](Tables::unconfirmed) then.
+    pub(crate) fn change_enables(&mut self, source: RequesterId) -> Result<(), HwError> {
+        let changed = if self.shape.scalable { self.change_context(source) } else { self.change_legacy(source) }?;
+        if let Ok(held) = self.held(source) {
+            held.changed |= changed;
         }
         Ok(())
     }
 
-    /// Makes the PASID entry not present, and leaves its other fields for hardware that has begun to use them.
-    pub(crate) fn clear_pasid(&mut self, source: RequesterId) -> Result<Shared<State>, HwError> {
-        let attachment = self.held(source)?;
-        attachment.draining = true;
-        let table = frame(&attachment.table)?;
-        let at = RID_ENTRY * PASID_ENTRY_WORDS;
-        table.publish(at, PasidWord0::from(table.load(at)).with_present(false).into());
-        Ok(attachment.state.clone())
+    /// Publishes the context entry of a requester where it is not present, and returns whether it was not.
+    fn set_context(&mut self, source: RequesterId) -> Result<bool, HwError> {
+        let shape = self.shape;
+        let held = self.held(source)?;
+        if held.context == Context::Present {
+            return Ok(false);
+        }
+        let entry = held.context_entry(&shape).ok_or(HwError::Hardware("a requester without a directory"))?;
+        held.context = Context::Present;
+        write_entry(&frame(self.context(source)?)?, context_word(source), &entry.words());
+        Ok(true)
     }
 
-    /// Makes the PASID entry and then the context entry not present.
-    pub(crate) fn clear(&mut self, source: RequesterId) -> Result<Shared<State>, HwError> {
-        let state = self.clear_pasid(source)?;
-        let key = context_key(source);
-        let Some((_, contexts)) = self.contexts.iter().find(|(held, _)| *held == key) else {
-            return Err(HwError::NoSuchStream { stream: source.get().into() });
+    /// Makes word 0 of the context entry, which has all that may change while it is present, what it should be, by one store.
+    fn change_context(&mut self, source: RequesterId) -> Result<bool, HwError> {
+        let Some(held) = self.requester(source).filter(|held| held.context == Context::Present) else {
+            return Ok(false);
         };
-        let (contexts, at) = (frame(contexts)?, context_word(source));
-        contexts.publish(at, 0);
-        // Not reachable any more; zero for whoever reads a dump.
-        (1..CONTEXT_ENTRY_WORDS).for_each(|word| contexts.store(at + word, 0));
-        contexts.clean(at, CONTEXT_ENTRY_WORDS);
-        Ok(state)
+        let entry = held.context_entry(&self.shape).ok_or(HwError::Hardware("a requester without a directory"))?;
+        let [word0, ..] = entry.words();
+        let (table, at) = (frame(self.context(source)?)?, context_word(source));
+        let changes = table.load(at) != word0;
+        if changes {
+            table.publish(at, word0);
+        }
+        Ok(changes)
     }
 
-    /// Gives back the frames of a requester that was [cleared](Tables::clear) and whose invalidation was confirmed.
-    pub(crate) fn release(&mut self, source: RequesterId) {
-        if let Ok(at) = self.position(source) {
-            self.attachments.remove(at);
+    /// Forgets a requester of which nothing has to be kept, and the directory of one without streams.
+    fn prune(&mut self, source: RequesterId) {
+        let Ok(at) = self.position(source) else { return };
+        let Some(held) = self.requesters.get_mut(at) else { return };
+        if held.streams.is_empty() && held.context == Context::Absent && !held.changed {
+            held.directory = None;
+        }
+        if held.is_empty() {
+            self.requesters.remove(at);
         }
     }
 
-    /// Index of the context table that `source` stands in; an empty one is linked where there is none.
-    fn context_table(&mut self, source: RequesterId) -> Result<usize, HwError> {
-        let key = context_key(source);
-        if let Some(at) = self.contexts.iter().position(|(held, _)| *held == key) {
-            return Ok(at);
+    /// The only stream that a requester has in legacy mode.
+    fn legacy_stream(&self, source: RequesterId) -> Option<&Attachment> {
+        if self.shape.scalable { None } else { self.stream(Key { source, pasid: None }) }
+    }
+
+    /// Makes sure that `source` has a context table; an empty one is linked where there is none.
+    fn context_table(&mut self, source: RequesterId) -> Result<(), HwError> {
+        let key = self.context_key(source);
+        if self.contexts.iter().any(|(held, _)| *held == key) {
+            return Ok(());
         }
         self.contexts.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
         let table = Frames::alloc(self.hal.clone(), self.request).ok_or(HwError::OutOfMemory)?;
-        let half = ROOT_ENTRY_WORDS * usize::from(source.bus()) + usize::from(source.devfn() >> 7);
-        frame(&self.root)?.publish(half, RootHalf::to(table.phys()).into());
+        const { assert!(ROOT_ENTRY_WORDS == 2, "one word a half") };
+        frame(&self.root)?.publish(key.into(), RootHalf::to(table.phys()).into());
         self.contexts.push((key, table));
-        Ok(self.contexts.len() - 1)
+        Ok(())
+    }
+
+    /// The context table that `source` stands in.
+    fn context(&self, source: RequesterId) -> Result<&Frames<H>, HwError> {
+        let key = self.context_key(source);
+        let found = self.contexts.iter().find(|(held, _)| *held == key);
+        found.map(|(_, frames)| frames).ok_or(HwError::NoSuchStream { stream: source.get().into() })
+    }
+
+    /// The word of the root table that leads to the context table of `source`: of the half of its bus in scalable mode.
+    fn context_key(&self, source: RequesterId) -> u16 {
+        let half = if self.shape.scalable { source.devfn() >> 7 } else { 0 };
+        u16::from(source.bus()) * ROOT_ENTRY_WORDS as u16 + u16::from(half)
     }
 
     fn position(&self, source: RequesterId) -> Result<usize, usize> {
-        self.attachments.binary_search_by_key(&source, |attachment| attachment.source)
+        self.requesters.binary_search_by_key(&source, |held| held.source)
     }
 
-    fn held(&mut self, source: RequesterId) -> Result<&mut Attachment<H>, HwError> {
+    fn requester(&self, source: RequesterId) -> Option<&Requester<H>> {
+        self.requesters.get(self.position(source).ok()?)
+    }
+
+    fn requester_or_new(&mut self, source: RequesterId) -> Result<&mut Requester<H>, HwError> {
+        if let Err(at) = self.position(source) {
+            self.requesters.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
+            self.requesters.insert(at, Requester::new(source));
+        }
+        self.held(source)
+    }
+
+    fn held(&mut self, source: RequesterId) -> Result<&mut Requester<H>, HwError> {
         let stream = source.get().into();
         let at = self.position(source).map_err(|_| HwError::NoSuchStream { stream })?;
-        self.attachments.get_mut(at).ok_or(HwError::NoSuchStream { stream })
+        self.requesters.get_mut(at).ok_or(HwError::NoSuchStream { stream })
+    }
+
+    fn attachment(&mut self, key: Key) -> Result<&mut Attachment, HwError> {
+        let stream = key.source.get().into();
+        self.held(key.source)?.stream_mut(key.pasid).ok_or(HwError::NoSuchStream { stream })
     }
 }
 
-/// The half of the bus that a requester's context table serves, as a number.
-fn context_key(source: RequesterId) -> u16 {
-    u16::from(source.bus()) * 2 + u16::from(source.devfn() >> 7)
-}
-
-/// First word of a requester's entry in its context table.
+/// First word of a requester's entry in its context table, in scalable mode.
 fn context_word(source: RequesterId) -> usize {
     usize::from(source.devfn() & 0x7f) * CONTEXT_ENTRY_WORDS
 }

@@ -1,27 +1,35 @@
-//! One remapping unit: attach, detach, and what a unit and its domains have in common.
+//! One remapping unit: what it and its domains have in common.
+//!
+//! * here: the seam to the core, and invalidations carried out.
+//! * [`attach`]: attach, replace, detach, retire.
+//! * [`device_tlb`]: device TLBs of functions.
 //!
 //! Lock order: a domain's claim on addresses, then structures, then domain ids, then the queue, then commands. Fault
 //! reporting takes none of them.
+
+mod attach;
+mod device_tlb;
+
+pub use device_tlb::DEVICE_TLB_REQUEST;
 
 use crate::capabilities::Capabilities;
 use crate::domain::{Domain, Identity, Nested, State};
 use crate::fault::{Faults, MsiMessage};
 use crate::ids::DomainIds;
-use crate::invalidate::{Batch, Change, Seat, Tag, plan};
+use crate::invalidate::{Batch, Change, Tag, plan};
 use crate::queue::{Invalidator, Marker};
 use crate::regs::Regs;
 use crate::spec::invalidation::Invalidation;
 use crate::spec::pasid::PasidEntry;
 use crate::spec::registers::GSTS;
-use crate::tables::{Structure, Tables};
+use crate::tables::{Key, Structure, Tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
-use iommu_core::hw::{
-    self, DomainConfig, Fault, FaultReport, HwError, NestedConfig, RequesterId, Stream, Target, Transition,
-};
+use iommu_core::hw::{self, DeviceTlb, DomainConfig, Fault, FaultReport, HwError, NestedConfig, RequesterId};
+use iommu_core::hw::{Stream, StreamId, Target, Transition};
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use spin::Mutex;
@@ -76,7 +84,8 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         self.0.queue.marker()
     }
 
-    /// Calls `visit` with the first frame of everything that the unit reads: for checks that no device reaches them.
+    /// Calls `visit` with every frame of root, context and PASID structures that the unit reads, and the first one of all
+    /// else: for checks that no device reaches them.
     pub fn for_each_structure(&self, mut visit: impl FnMut(Structure, PhysAddr)) {
         self.0.tables.lock().frames().for_each(|(structure, frame)| visit(structure, frame));
         self.0.queue.for_each_frame(&mut visit);
@@ -132,9 +141,9 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
-        let source = requester(stream)?;
+        let key = self.0.key(stream)?;
         let (state, entry) = match target {
-            Target::Blocked => return self.0.detach(source),
+            Target::Blocked => return self.0.detach(key),
             Target::Identity => self.identity_entry()?,
             Target::Paging(domain) => self.entry_for(domain)?,
             Target::Nested(nested) => {
@@ -143,7 +152,15 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
             }
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
-        self.0.attach(source, &state, &entry)
+        self.0.attach(key, &state, &entry)
+    }
+
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        self.0.set_device_tlb(requester(stream)?, tlb)
+    }
+
+    fn invalidate_device(&self, stream: StreamId, request: &hw::Invalidation) -> Result<(), HwError> {
+        self.0.invalidate_device(requester(stream)?, request)
     }
 
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
@@ -152,77 +169,16 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
 }
 
 impl<H: Hal + Clone, R: Registers> Inner<H, R> {
-    /// Leads `source` to `entry`, through blocked where it led elsewhere before.
-    fn attach(&self, source: RequesterId, state: &Shared<State>, entry: &PasidEntry) -> Result<Transition, HwError> {
-        let mut tables = self.tables.lock();
-        let entry = &state.admit(entry)?;
-        if tables.attachment(source).is_some_and(|attachment| attachment.draining) {
-            // What an earlier call could not finish comes first.
-            self.block(&mut tables, source)?;
+    /// The stream as the structures know it, where the unit has such streams.
+    fn key(&self, stream: Stream) -> Result<Key, HwError> {
+        let source = requester(stream.id)?;
+        if let Some(pasid) = stream.pasid {
+            self.caps.require_pasid(pasid.get())?;
+            if pasid.get() == self.tables.lock().rid_pasid() {
+                return Err(HwError::Unsupported("the PASID that the unit uses for requests without one"));
+            }
         }
-        let (user, tag) = (tables.user(source), state.tag());
-        let set = Change::PasidEntrySet { user, tag };
-        let Some(attachment) = tables.attachment(source) else {
-            state.add_user(Seat::new(user)?);
-            tables.set(source, state, entry).inspect_err(|_| drop(state.remove_user(source, None)))?;
-            self.confirm_attach(&mut tables, source, &[Change::ContextSet { source }, set])?;
-            return Ok(Transition::Hitless);
-        };
-        if Shared::same(&attachment.state, state) {
-            return Ok(Transition::Hitless);
-        }
-        // 512 bits that hardware reads in pieces cannot be replaced at once: not present, invalidate, set anew.
-        let old = tables.clear_pasid(source)?;
-        self.invalidate(&[Change::PasidEntryCleared { user, tag: old.tag() }])?;
-        // Its seat moves with it, so that going back needs no memory.
-        let seat = old.remove_user(source, None);
-        state.add_user(seat.ok_or(HwError::Hardware("an attached stream that its domain does not know"))?);
-        tables.reset_pasid(source, state, entry)?;
-        self.confirm_attach(&mut tables, source, &[set])?;
-        Ok(Transition::ThroughBlocked)
-    }
-
-    /// Invalidates for an entry that became present; where hardware does not confirm, the stream is blocked again.
-    fn confirm_attach(&self, tables: &mut Tables<H>, source: RequesterId, set: &[Change<'_>]) -> Result<(), HwError> {
-        self.invalidate(set).inspect_err(|_| {
-            let _ = self.block(tables, source);
-        })
-    }
-
-    /// Blocks `source`; nothing to do where it is.
-    fn detach(&self, source: RequesterId) -> Result<Transition, HwError> {
-        let mut tables = self.tables.lock();
-        if tables.attachment(source).is_some() {
-            self.block(&mut tables, source)?;
-        }
-        // No access meets anything but the old target or a refusal.
-        Ok(Transition::Hitless)
-    }
-
-    fn block(&self, tables: &mut Tables<H>, source: RequesterId) -> Result<(), HwError> {
-        let (state, user) = (tables.clear(source)?, tables.user(source));
-        self.invalidate(&[Change::ContextCleared { source }, Change::PasidEntryCleared { user, tag: state.tag() }])?;
-        state.remove_user(source, None);
-        tables.release(source);
-        Ok(())
-    }
-
-    /// Blocks every stream that leads to `state` and removes all that is cached under it. On an error no entry leads there
-    /// any more, but hardware may not know it yet.
-    pub(crate) fn retire(&self, state: &State) -> Result<(), HwError> {
-        let mut tables = self.tables.lock();
-        // Every entry first: where the queue hangs, no stream is left with one because another was waited for.
-        let mut last = None;
-        while let Some(user) = state.next_user(last) {
-            tables.clear(user.source)?;
-            last = Some((user.source, user.pasid));
-        }
-        let (mut last, mut outcome) = (None, Ok(()));
-        while let Some(user) = state.next_user(last) {
-            outcome = outcome.and(self.block(&mut tables, user.source));
-            last = Some((user.source, user.pasid));
-        }
-        outcome.and(self.invalidate(&[Change::DomainRetired { tag: state.tag() }]))
+        Ok(Key { source, pasid: stream.pasid })
     }
 
     /// Gives back the id of a domain that was [retired](Self::retire).
@@ -232,9 +188,15 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     /// Carries out the plans for `changes`, as one.
     pub(crate) fn invalidate(&self, changes: &[Change<'_>]) -> Result<(), HwError> {
+        self.invalidate_each(|add| changes.iter().for_each(add))
+    }
+
+    /// Carries out the plans for the changes that `each` adds, as one.
+    pub(crate) fn invalidate_each(&self, each: impl FnOnce(&mut dyn FnMut(&Change<'_>))) -> Result<(), HwError> {
         let mut submit = |batch: &[Invalidation]| self.submit(batch).map(drop);
         let mut batch = Batch::new(&mut submit);
-        let buffered = changes.iter().fold(false, |some, change| plan(&self.caps, change, &mut batch) | some);
+        let mut buffered = false;
+        each(&mut |change| buffered |= plan(&self.caps, change, &mut batch));
         if !batch.finish()? && buffered {
             self.flush_write_buffer()?;
         }
@@ -252,11 +214,8 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     }
 }
 
-/// The requester of a stream, where this driver can attach it.
-fn requester(stream: Stream) -> Result<RequesterId, HwError> {
-    if stream.pasid.is_some() {
-        return Err(HwError::Unsupported("streams with a PASID"));
-    }
-    let raw = u16::try_from(stream.id.get()).map_err(|_| HwError::NoSuchStream { stream: stream.id.get() })?;
+/// The requester that a stream id stands for.
+fn requester(stream: StreamId) -> Result<RequesterId, HwError> {
+    let raw = u16::try_from(stream.get()).map_err(|_| HwError::NoSuchStream { stream: stream.get() })?;
     Ok(RequesterId::new(raw))
 }
