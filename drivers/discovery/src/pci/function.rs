@@ -43,6 +43,9 @@ pub struct PciConfig {
 
 /// One PCI function, for the core to switch. Every write is read back.
 ///
+/// Once ATS is off, writes that the function had sent translated have arrived, as the answer to a read does not overtake
+/// them. A read that is still on its way is for the unit to refuse: its answer goes to a function that asked for it before.
+///
 /// Resetting the function switches all features off in hardware, which this does not notice: before a reset they are
 /// switched off through [the core](iommu_core::device::Device::disable).
 pub struct PciFunction<C> {
