@@ -8,7 +8,7 @@
 //! * `queue`: queued invalidation: batches, waits, deadlines, recovery.
 //! * `invalidate`: what changed, and which invalidations that needs.
 //! * `tables`: root, context and PASID structures.
-//! * `domain`: page tables and a domain id.
+//! * `domain`: page tables and a domain id, what is written through them, identity; [`guest`]: first stages of guests.
 //! * `fault`: records read, decoded and cleared.
 //! * `bring_up`: from whatever firmware left to translation with everything blocked.
 //! * `unit`: attach and detach.
@@ -18,10 +18,11 @@
 //! | What | Now |
 //! |---|---|
 //! | modes | scalable only; a unit without it gives [`iommu_core::hw::HwError::Missing`] |
-//! | stages | first (4 levels), second (3 and 4 levels), pass-through; nesting is to come |
+//! | stages | first (4 and 5 levels), second (3, 4 and 5), a guest's first on our second, pass-through or 1:1 tables |
 //! | streams | whole functions; requests with PASID stay refused (PASIDE = 0) |
 //! | device TLBs, page requests, interrupt remapping | off |
-//! | snoop control, A/D bits of the second stage | off |
+//! | snoop control | whole domains, where ECAP.SC |
+//! | writes recorded | where page walks snoop: first stage always, second stage with ECAP.SSADS |
 //! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode |
 //! | queue | 256 descriptors, 64 callers in it at once; more wait for one of them |
 //!
