@@ -5,17 +5,18 @@
 
 use iommu_core::Error;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
-use iommu_core::hw::{self, DomainConfig, HwError, Prot, Target, Unit as _};
+use iommu_core::hw::{self, DomainConfig, HwError, NestedConfig, Prot, Stage, Target, Unit as _};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use iommu_models::memory::TestMemory;
-use iommu_models::vtd::{FaultCode, Model};
+use iommu_models::vtd::{Config, FaultCode, Model};
 use iommu_tests::bench::{TIMEOUT, extent, memory, range, stream};
 use iommu_tests::case::Case;
 use iommu_tests::spaces::{areas, iova_ranges, map_fixed};
-use iommu_vtd::{Config, Unit};
+use iommu_vtd::guest::{ALL_PAGES, CHANGED, FIRST_STAGE};
+use iommu_vtd::{Config as DriverConfig, Unit};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
@@ -128,7 +129,7 @@ type HeapUnit = Unit<Outside<TestMemory>, Outside<Model>>;
 
 fn up(case: &Case) -> (HeapUnit, Arc<Model>) {
     let model = Arc::new(Model::new(case.config, memory(case.non_coherent)));
-    let config = Config { host_bits: case.config.haw, timeout: TIMEOUT, ..Config::default() };
+    let config = DriverConfig { host_bits: case.config.haw, timeout: TIMEOUT, ..DriverConfig::default() };
     let unit = Unit::bring_up(Outside(model.memory().clone()), Outside(model.clone()), config).expect("a unit");
     (unit, model)
 }
@@ -199,6 +200,40 @@ fn domains_and_attachments_survive_a_heap_that_is_full() {
         assert_eq!(model.violations(), [], "{}", case.name);
         assert_eq!(model.memory().in_use(), kept + 1, "{}: a context table more", case.name);
     }
+}
+
+#[test]
+fn a_guests_first_stage_survives_a_heap_that_is_full() {
+    let case = Case {
+        name: "nested".into(),
+        config: Config::server().ecap_bits(Config::ECAP_NEST, true),
+        stage: Stage::Second,
+        non_coherent: false,
+    };
+    let (unit, model) = up(&case);
+    let kept = model.memory().in_use();
+    let parent = unit.create_domain(&DomainConfig { nest_parent: true, ..DomainConfig::new(Stage::Second) }).unwrap();
+    let before = model.memory().in_use();
+    let config = NestedConfig { kind: FIRST_STAGE, words: &[0, 0x1000, 48] };
+    // As another property of the same root shows, what failed has left nothing behind.
+    let other = NestedConfig { kind: FIRST_STAGE, words: &[0, 0x1000, 57] };
+    let create = || unit.create_nested(&*parent, &config);
+    let (nested, failed) = until_it_succeeds(create, HwError::OutOfMemory, || {
+        drop(unit.create_nested(&*parent, &other).expect("nothing is in the way"));
+        assert_eq!(model.memory().in_use(), before);
+    });
+    assert!(failed >= 2, "it and what it shares are on the heap");
+    let attach = || unit.attach(stream(RED), Target::Nested(&*nested));
+    until_it_succeeds(attach, HwError::OutOfMemory, || assert_eq!(model.memory().in_use(), before));
+    // Requests and ends need nothing.
+    with_heap_of(0, || {
+        let everything = hw::Invalidation { kind: CHANGED, words: [0, ALL_PAGES] };
+        assert_eq!(nested.invalidate(&everything), Ok(()));
+        drop(nested);
+        drop(parent);
+    });
+    assert_eq!(model.violations(), []);
+    assert_eq!(model.memory().in_use(), kept + 1, "a context table more");
 }
 
 #[test]
