@@ -384,3 +384,30 @@ fn a_large_leaf_around_where_interrupts_go() {
         assert_eq!((blocked.code, blocked.answer), (FaultCode::INTERRUPT_OUTPUT, Answer::Aborted));
     }
 }
+
+#[test]
+fn what_goes_to_the_interrupts_without_being_one() {
+    let at = |operation| request(0xfee0_0000, false).operation(operation);
+    // Mapped or not makes no difference.
+    let rig = rig(SECOND).on();
+    let [read, write, both, nothing] =
+        [Operation::Read, Operation::Write, Operation::Atomic, Operation::ZeroLengthRead].map(at);
+    for (request, code, reported) in
+        [(write, FaultCode::NONE, false), (read, FaultCode::NO_INTERRUPT, true), (both, FaultCode::NO_INTERRUPT, true)]
+    {
+        assert_eq!(rig.ask(&request), Err(code));
+        let blocked = rig.live(&request).unwrap_err();
+        assert_eq!((blocked.code, blocked.reported), (code, reported));
+    }
+    assert_eq!(rig.model.take_faults().len(), 2);
+    assert_eq!(rig.ask(&nothing), Ok(0xfee0_0000));
+    assert!(rig.live(&nothing).is_ok());
+    // No FPD silences it.
+    rig.add(rig.context_entry(), 2);
+    assert!(rig.live(&read).unwrap_err().reported);
+    // With a PASID it is an address like any other.
+    assert_eq!(rig.ask(&tagged(1, 0xfee0_0000, false)), Err(FaultCode::SECOND_PERMISSION));
+    // While translation is off there is nobody to report it.
+    let rig = self::rig(SECOND);
+    assert!(!rig.live(&read).unwrap_err().reported);
+}

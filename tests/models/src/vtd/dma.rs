@@ -164,9 +164,11 @@ impl Unit {
         self.lose_entries();
         let iova = request.iova.get();
         let untranslated = request.address == AddressType::Untranslated;
-        let found = if untranslated && request.pasid.is_none() && walk::is_interrupt(iova) {
-            // These are interrupts, whether translation is on or off.
-            Err(Refused { code: FaultCode::NONE, silent: true })
+        let found = if request.is_interrupt() {
+            // Whether translation is on or off; but only a unit at work reports.
+            let found = walk::not_remapped(request).map(|()| Completion::plain(iova));
+            let silent = self.status_bits & command::TRANSLATION == 0;
+            found.map_err(|refused| if silent { Refused { code: FaultCode::NONE, silent } } else { refused })
         } else if self.status_bits & command::TRANSLATION != 0 {
             self.lookup(request)
         } else if untranslated {

@@ -92,6 +92,16 @@ pub(super) const fn is_interrupt(address: u64) -> bool {
     address >> 20 == 0xfee
 }
 
+/// What becomes of a request that [is none of the tables'](Request::is_interrupt) (section 3.15): a read of nothing
+/// completes, a write is an interrupt, whatever its length, and anything else a fault.
+pub(super) fn not_remapped(request: &Request) -> Result<(), Refused> {
+    match request.operation {
+        Operation::ZeroLengthRead => Ok(()),
+        Operation::Write => Err(Refused { code: FaultCode::NONE, silent: true }),
+        Operation::Read | Operation::Atomic => Err(Refused::loud(FaultCode::NO_INTERRUPT)),
+    }
+}
+
 /// Bits of an address field in 63:12 that a host of this width leaves reserved.
 const fn beyond(haw: u8) -> u64 {
     !((1 << haw) - 1)
@@ -159,7 +169,7 @@ fn translation(asked: &Request, found: Option<(Regime, Leaf)>, domain: Option<u1
             let (read, write) = leaf.allows(&regime, regime.is_privileged(asked));
             Translation { phys, size: leaf.size, write, read, domain: regime.domain }
         }
-        // A translated request.
+        // A translated request, or a read of nothing where interrupts go.
         None => {
             let phys = PhysAddr::new(asked.iova.get());
             Translation { phys, size: 0x1000, write: true, read: true, domain: domain.unwrap_or_default() }
@@ -167,7 +177,7 @@ fn translation(asked: &Request, found: Option<(Regime, Leaf)>, domain: Option<u1
     }
 }
 
-/// The regime of a request, and the leaf; `None` for a translated request.
+/// The regime of a request, and the leaf; `None` for what goes out as it is.
 fn request(
     view: &mut dyn View,
     rtaddr: u64,
@@ -175,8 +185,8 @@ fn request(
     request: &Request,
     mut met: impl FnMut(&Context, Option<&PasidEntry>),
 ) -> Result<Option<(Regime, Leaf)>, Refused> {
-    if request.pasid.is_none() && is_interrupt(request.iova.get()) && request.address == AddressType::Untranslated {
-        return Err(Refused { code: FaultCode::NONE, silent: true });
+    if request.is_interrupt() {
+        return not_remapped(request).map(|()| None);
     }
     let context = context(view, rtaddr, config, request)?;
     met(&context, None);

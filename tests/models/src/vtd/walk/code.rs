@@ -53,6 +53,8 @@ codes! {
     LEGACY_BLOCKED = 0x0d;
     /// Legacy mode: the output lies where writes are interrupts.
     LEGACY_INTERRUPT_OUTPUT = 0x0e;
+    /// A request without PASID to where interrupts go that is no interrupt (section 5.1.4.1).
+    NO_INTERRUPT = 0x29;
     /// The translation mode is reserved or not supported, or the root table's address is beyond the host's.
     ROOT_ADDRESS = 0x30;
     /// A request with PASID in legacy mode.
@@ -172,7 +174,7 @@ impl FaultCode {
 
     /// Whether FPD in an entry on the way silences it (table of section 7.1.3, column "qualified").
     pub const fn is_qualified(self) -> bool {
-        !matches!(self.0, 0x01 | 0x08..=0x0a | 0x30..=0x3a | 0x40 | 0x50 | 0x58)
+        !matches!(self.0, 0x01 | 0x08..=0x0a | 0x29 | 0x30..=0x3a | 0x40 | 0x50 | 0x58)
     }
 
     /// How a request with this AT is answered (table of section 7.1.3).

@@ -101,6 +101,12 @@ impl Request {
         self.execute && self.pasid.is_some()
     }
 
+    /// Whether it goes where interrupts go, past all tables: untranslated and without PASID.
+    pub(in crate::vtd) const fn is_interrupt(&self) -> bool {
+        let untranslated = matches!(self.address, AddressType::Untranslated);
+        untranslated && self.pasid.is_none() && super::is_interrupt(self.iova.get())
+    }
+
     pub(in crate::vtd) const fn is_translation(&self) -> bool {
         matches!(self.address, AddressType::Translation)
     }
