@@ -16,9 +16,14 @@ const CAP_ND: u64 = 7;
 /// CAP.SSLPS.
 const CAP_LARGE: u64 = 3 << 34;
 
+/// A unit of legacy mode without an invalidation queue.
+fn without_queue() -> Config {
+    Config::legacy().ecap_bits(Config::ECAP_QI, false)
+}
+
 /// A unit chosen by `numbers`, with bits of its own.
 pub fn choose(numbers: &mut Numbers<'_>) -> Case {
-    let bases: [(&str, fn() -> Config, Stage); 7] = [
+    let bases: [(&str, fn() -> Config, Stage); 9] = [
         ("second stage", Config::second_stage, Stage::Second),
         ("first stage", Config::first_stage, Stage::First),
         ("server, second stage", Config::server, Stage::Second),
@@ -26,6 +31,8 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         ("narrow", narrow, Stage::Second),
         ("unsnooped, second stage", server_without_snooping, Stage::Second),
         ("unsnooped, first stage", server_without_snooping, Stage::First),
+        ("legacy", Config::legacy, Stage::Second),
+        ("legacy by registers", without_queue, Stage::Second),
     ];
     let (name, config, stage) = numbers.choose(&bases);
     let mut config = config();
