@@ -174,6 +174,18 @@ fn a_cached_leaf_that_was_clean_is_walked_again_for_a_write() {
 }
 
 #[test]
+fn a_cached_leaf_of_a_guest_is_clean_while_either_stage_is() {
+    for first in [true, false] {
+        let rig = clean(NESTED, true).on();
+        let page = rig.guest_leaf(GUEST_PAGE);
+        // Dirty in the other stage already.
+        rig.add(if first { page } else { rig.first[3] }, if first { SECOND_DIRTY } else { DIRTY });
+        assert_eq!((rig.access(0, false), rig.access(0, true)), (Ok(PAGE), Ok(PAGE)));
+        assert_eq!((rig.get(rig.first[3]) & DIRTY, rig.get(page) & SECOND_DIRTY), (DIRTY, SECOND_DIRTY));
+    }
+}
+
+#[test]
 fn a_translation_for_writing_dirties_at_once() {
     for (operation, dirty) in [(Operation::Atomic, DIRTY), (Operation::Read, 0)] {
         let rig = clean(FIRST, false).on();

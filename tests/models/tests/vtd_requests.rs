@@ -98,6 +98,17 @@ fn a_cached_page_keeps_its_privilege() {
 }
 
 #[test]
+fn a_cached_page_keeps_its_enables() {
+    let rig = rig(FIRST).on();
+    let user = tagged(1, 0, false);
+    assert!(rig.live(&user).is_ok());
+    let code = |request: Request| rig.live(&request).unwrap_err().code;
+    assert_eq!(code(user.privileged()), FaultCode::SUPERVISOR_DISABLED);
+    assert_eq!(code(user.execute()), FaultCode::EXECUTE_DISABLED);
+    assert_eq!(rig.model.cached()[2], 1);
+}
+
+#[test]
 fn execution_needs_its_enable_and_its_right() {
     let execute = tagged(1, 0, false).execute();
     for kind in [FIRST, SECOND, NESTED] {
@@ -244,6 +255,11 @@ fn a_translation_says_what_is_allowed() {
         rig.add(rig.pasids + 8, if bit == 0 { 1 << 24 } else { 0 });
         assert!(rig.live(&ask).unwrap().snoop);
     }
+    let nested = self::rig(NESTED).on();
+    assert!(!nested.live(&ask).unwrap().snoop);
+    let nested = self::rig(NESTED).on();
+    nested.add(nested.guest_leaf(GUEST_PAGE), 1 << 11);
+    assert!(nested.live(&ask).unwrap().snoop);
     // PRIV is the request's, not RID_PRIV's.
     let rig = self::rig(FIRST).on();
     rig.add(word(&rig), SRE);

@@ -62,6 +62,20 @@ fn entries_below_tables_that_were_not_accessed_are_not_kept() {
     assert_eq!((found.result, levels), (Err(FaultCode::FIRST_NOT_PRESENT), vec![4, 2]));
 }
 
+#[test]
+fn nor_are_those_of_a_second_stage_that_tracks() {
+    let rig = Rig::scalable(Config::server_nested(), SECOND);
+    rig.second.iter().for_each(|at| rig.add(*at, 1 << 8));
+    rig.remove(rig.second[1], 1 << 8);
+    rig.set(rig.second[3], 0);
+    let levels = || rig.trace(&request(0, false)).steps.iter().map(|step| step.level).collect::<Vec<_>>();
+    // Without SSADE the bit means nothing.
+    assert_eq!(levels(), [4, 3, 2]);
+    rig.add(rig.pasids + 8, 1 << 23);
+    rig.add(rig.pasids, 1 << 9);
+    assert_eq!(levels(), [4, 2]);
+}
+
 /// A paging-structure cache of one entry.
 struct Cached<'a> {
     memory: &'a TestMemory,
