@@ -178,3 +178,22 @@ fn a_leader_that_gives_up_leaves_the_round_to_another() {
     assert!(matches!(bed.outcome(follower), Some(Outcome::Confirmed(1))));
     bed.check();
 }
+
+#[test]
+fn what_hardware_has_yet_to_read_is_not_written_over_after_a_round_that_failed() {
+    let bed = Bed::server();
+    let all: Vec<_> = (0..200).map(domain).collect();
+    let other = bed.join(&all);
+    bed.model.set_queue(Behaviour::Stopped);
+    bed.model.raise_time_out(0);
+    // No room beside the other's; its round fails, and leaves none either as long as nothing of it was read.
+    let mine: Vec<_> = (0..100).map(|n| domain(1000 + n)).collect();
+    assert_eq!(bed.run(&mine), Err(HUNG));
+    assert_eq!(bed.outcome(other), Some(Outcome::Aborted(None)));
+    bed.model.set_queue(Behaviour::Running);
+    let executed = bed.executed();
+    assert_eq!(executed.len(), 201);
+    assert!(executed.iter().zip(&all).all(|(done, wanted)| *done == (word(*wanted), true)));
+    bed.run(&mine).expect("there is room now");
+    bed.check();
+}

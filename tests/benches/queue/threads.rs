@@ -1,0 +1,61 @@
+//! Throughput: threads that unmap and flush as fast as they can, each its own pages of one domain.
+
+use crate::hardware::Machine;
+use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
+use iommu_core::hw::{DomainConfig, Gather, Prot, Stage, Unit as _};
+use std::sync::Barrier;
+use std::time::Instant;
+
+/// One measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Throughput {
+    /// Nanoseconds from doorbell to confirmation.
+    pub latency: u64,
+    /// CPUs.
+    pub threads: u64,
+    /// Flushes in a second, of all threads.
+    pub per_second: f64,
+    /// Doorbells for each flush.
+    pub doorbells: f64,
+}
+
+/// Everything, with `flushes` by each thread; the best of `rounds`.
+pub fn all(flushes: u64, rounds: usize) -> Vec<Throughput> {
+    let kinds = [0, 1_000, 5_000].into_iter().flat_map(|latency| [1, 2, 4].map(|threads| (latency, threads)));
+    let best = |(latency, threads)| {
+        let measured = (0..rounds).map(|_| measure(latency, threads, flushes));
+        measured.max_by(|a, b| a.per_second.total_cmp(&b.per_second)).expect("a round")
+    };
+    kinds.map(best).collect()
+}
+
+fn measure(latency: u64, threads: u64, flushes: u64) -> Throughput {
+    let (machine, unit) = Machine::up(latency, false);
+    let domain = unit.create_domain(&DomainConfig::new(Stage::Second)).expect("a domain");
+    let start = Barrier::new(threads as usize + 1);
+    let mut began = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (domain, start) = (&*domain, &start);
+            scope.spawn(move || {
+                let iova = Iova::new(thread << 30 | 0x1000);
+                let page = |at: Iova| IovaRange::from_len(at, 4096).expect("a page");
+                let memory = [PhysExtent::new(PhysAddr::new(0x5000_0000), 4096)];
+                domain.map(Iova::new(thread << 30), &memory, Prot::READ_WRITE).expect("a map");
+                start.wait();
+                for _ in 0..flushes {
+                    let mut gather = Gather::new();
+                    domain.map(iova, &memory, Prot::READ_WRITE).expect("a map");
+                    domain.unmap(page(iova), &mut gather).expect("an unmap");
+                    domain.flush(&mut gather).expect("a flush");
+                }
+            });
+        }
+        start.wait();
+        machine.take_doorbells();
+        began = Instant::now();
+    });
+    let all = (threads * flushes) as f64;
+    let per_second = all / began.elapsed().as_secs_f64();
+    Throughput { latency, threads, per_second, doorbells: machine.take_doorbells() as f64 / all }
+}
