@@ -64,7 +64,7 @@ fn random_bytes_are_no_table() {
 /// The largest tables take no more work than a few passes over them.
 #[test]
 fn work_is_bounded_by_length() {
-    const LEN: usize = 4 << 20;
+    const LEN: usize = 2 << 20;
     let filled = |structure: &[u8]| {
         let mut table = good().pop().expect("there are some");
         while table.len() + structure.len() <= LEN {
