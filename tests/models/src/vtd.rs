@@ -4,7 +4,10 @@
 //!   [`Registers`](iommu_hal::regs::Registers); a test sees its log, its [`Violation`]s and its switches.
 //! * [`walk`]: a walker of the tables without caches and without the unit, for snapshots.
 //! * [`Request`]: a request of a device, of whatever kind; [`FetchHook`]: what software does while a walk is under way.
+//! * [`Endpoint`]: a function with ATS, and the translations that it holds.
 //! * [`Config`]: what the unit reports and can do.
+//! * [`Execution`], [`Queue`] and the other switches of [`Model`]: what is late, lost, refused, out of order; [`Hook`]:
+//!   requests between two descriptors.
 //!
 //! What the specification leaves open is resolved *against* the driver: a cache keeps what it may keep until an
 //! invalidation covers it, nothing is dropped as a side effect.
@@ -24,6 +27,7 @@ mod queue;
 mod random;
 mod register_invalidation;
 mod registers;
+mod switches;
 mod unit;
 mod violation;
 pub mod walk;
@@ -35,7 +39,8 @@ pub use dma::{Blocked, Completion, FetchHook};
 pub use drain::InFlight;
 pub use endpoint::Endpoint;
 pub use fault::FaultRecord;
-pub use model::{Hook, Message, Model, Queue};
+pub use model::{Hook, Message, Model};
 pub use queue::Execution;
+pub use switches::Queue;
 pub use violation::Violation;
 pub use walk::{AddressType, Answer, FaultCode, Operation, Order, Piece, Pieces, Request};

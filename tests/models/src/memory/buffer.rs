@@ -3,6 +3,7 @@
 use super::TestMemory;
 use super::arena::{Arena, WORDS};
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use iommu_core::addr::PhysAddr;
 
@@ -75,10 +76,11 @@ impl TestMemory {
     pub(super) fn fill_buffer(&self, words: core::ops::Range<usize>, value: u64) {
         if let Some(buffer) = self.buffer.get() {
             let mut waiting = buffer.waiting.lock();
-            for word in words {
+            let late: Vec<usize> = waiting.range(words.clone()).copied().collect();
+            for word in late {
                 waiting.remove(&word);
-                buffer.seen.word(word).store(value, Ordering::Release);
             }
+            words.for_each(|word| buffer.seen.word(word).store(value, Ordering::Release));
         }
     }
 

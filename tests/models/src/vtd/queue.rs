@@ -8,7 +8,7 @@ pub use order::Execution;
 use super::command;
 use super::descriptor::{Descriptor, Executed, decode, iqei};
 use super::fault::status;
-use super::model::Queue;
+use super::switches::Queue;
 use super::unit::Unit;
 use super::violation::Violation;
 use alloc::vec::Vec;

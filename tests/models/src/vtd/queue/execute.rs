@@ -4,7 +4,7 @@ use crate::vtd::Message;
 use crate::vtd::command;
 use crate::vtd::descriptor::{Descriptor, Granularity};
 use crate::vtd::fault::status;
-use crate::vtd::model::Queue;
+use crate::vtd::switches::Queue;
 use crate::vtd::unit::Unit;
 use crate::vtd::violation::Violation;
 use iommu_core::addr::PhysAddr;
