@@ -63,7 +63,7 @@ impl<'n> World<'n> {
         let case = setup::choose(&mut numbers);
         let bench = Bench::up(&case);
         setup::disturb(&bench.model, &mut numbers);
-        let bits = u32::from(iommu_core::hw::Unit::capabilities(&bench.unit).pasid_bits);
+        let bits = u32::from(bench.unit.hardware().pasid_bits());
         let mut travellers = Vec::new();
         for requester in REQUESTERS.map(RequesterId::new) {
             let mut add = |stream| travellers.push(Traveller { stream, leads: vec![Lead::Blocked] });
