@@ -17,10 +17,12 @@
 //!
 //! | What | Now |
 //! |---|---|
-//! | modes | scalable only; a unit without it gives [`iommu_core::hw::HwError::Missing`] |
+//! | modes | scalable, or legacy with the second stage and pass-through only |
 //! | stages | first (4 and 5 levels), second (3, 4 and 5), a guest's first on our second, pass-through or 1:1 tables |
-//! | streams | whole functions; requests with PASID stay refused (PASIDE = 0) |
-//! | device TLBs, page requests, interrupt remapping | off |
+//! | streams | whole functions, and parts of them by PASIDs of up to 20 bits (ECAP.PSS), but for that of RID_PASID |
+//! | structures | 4 KiB of context entries a half bus, for ever; of a requester with streams a directory of 4 to 128 KiB, and 4 KiB for each 64 PASIDs of which one was attached |
+//! | device TLBs | with the queue only; in legacy mode not of streams that are passed through |
+//! | page requests, interrupt remapping | off |
 //! | snoop control | whole domains, where ECAP.SC |
 //! | writes recorded | where page walks snoop: first stage always, second stage with ECAP.SSADS |
 //! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode |

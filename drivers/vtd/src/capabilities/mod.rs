@@ -278,14 +278,13 @@ impl Capabilities {
             second_stage: self.second_stage().is_ok(),
             // Where there is no pass-through, tables of either stage do the same.
             identity: self.pass_through() || self.second_stage().is_ok() || self.first_stage().is_ok(),
-            // Told only once the driver does it: see the crate's table of limits. Then it is `pasid_bits()`.
-            pasid_bits: 0,
+            pasid_bits: self.pasid_bits(),
             // Of one stage at least.
             dirty_tracking: self.tracks_second_stage() || self.first_stage().is_ok() && self.page_walk_snoop(),
             nesting: self.nesting(),
             enforce_coherency: self.snoop_control(),
-            // As above, `device_tlbs()`.
-            device_tlbs: false,
+            // They are told to forget by the queue only.
+            device_tlbs: self.device_tlbs() && self.queued_invalidation(),
         }
     }
 }
