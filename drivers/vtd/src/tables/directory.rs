@@ -134,12 +134,13 @@ impl<H: Hal + Clone> Directory<H> {
         Ok(new)
     }
 
-    /// Makes the entry of a PASID not present, and leaves its other fields for hardware that has begun to use them.
+    /// Makes the entry of a PASID not present by one store of the word that says so, and leaves the other words for hardware
+    /// that has begun to use them. Nothing stays in that word: there are units that go by the kind of translation in it and
+    /// not by the present bit (QEMU's is one).
     pub(super) fn clear(&self, pasid: u32) -> Result<(), HwError> {
         let (table, at) = (frame(self.table(pasid)?)?, word(pasid));
-        let word0 = PasidWord0::from(table.load(at));
-        if word0.present() {
-            table.publish(at, word0.with_present(false).into());
+        if PasidWord0::from(table.load(at)).present() {
+            table.publish(at, PasidWord0::new().into());
         }
         Ok(())
     }
