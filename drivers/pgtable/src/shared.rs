@@ -73,6 +73,11 @@ impl<H: Hal, F: Format> SharedTable<H, F> {
         self.table
     }
 
+    /// What is shared, for whoever holds a claim on what they look at.
+    pub(crate) fn table(&self) -> &PageTable<H, F> {
+        &self.table
+    }
+
     /// Physical address of the root, for the structure that points hardware at the table.
     pub fn root(&self) -> PhysAddr {
         self.table.root()

@@ -10,6 +10,7 @@
 //! * `tables`: root, context and PASID structures.
 //! * `domain`: page tables and a domain id, what is written through them, identity; [`guest`]: first stages of guests.
 //! * `fault`: records read, decoded and cleared.
+//! * [`dump`]: registers, and the way of a request through the structures, to be printed.
 //! * `bring_up`: from whatever firmware left to translation with everything blocked.
 //! * `unit`: attach and detach.
 //!
@@ -57,6 +58,7 @@ extern crate alloc;
 mod bring_up;
 pub mod capabilities;
 mod domain;
+pub mod dump;
 mod fault;
 mod ids;
 mod invalidate;

@@ -22,7 +22,7 @@ mod firmware;
 pub use config::{Config, ModeChoice};
 
 use crate::capabilities::{Capabilities, Mode};
-use crate::domain::Identity;
+use crate::domain::{Identity, Trees};
 use crate::fault::Faults;
 use crate::ids::DomainIds;
 use crate::invalidate::Change;
@@ -94,6 +94,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             queue: ManuallyDrop::new(queue),
             tables: Mutex::new(ManuallyDrop::new(tables)),
             ids: Mutex::new(ids),
+            trees: Trees::new(),
             faults: Faults::new(&caps),
             identity,
         });

@@ -12,7 +12,7 @@ use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Stage};
 use iommu_hal::Hal;
-use iommu_pgtable::Flush;
+use iommu_pgtable::{Flush, Met};
 use spin::Mutex;
 
 /// What all streams of a unit that are passed through have in common.
@@ -51,6 +51,17 @@ impl<H: Hal + Clone> Identity<H> {
             none => none.insert(ManuallyDrop::new(one_to_one(hal, caps, host_bits)?)),
         };
         tables.entry(caps, id, false)
+    }
+}
+
+impl<H: Hal + Clone> Identity<H> {
+    /// Calls `met` with each entry on the way to `iova` in the tables with this root; `false` where they are not its own.
+    pub(crate) fn trace(&self, root: PhysAddr, iova: Iova, met: &mut dyn FnMut(Met)) -> bool {
+        let tables = self.tables.lock();
+        tables.as_deref().filter(|tables| tables.root() == root).is_some_and(|tables| {
+            either!(tables, table => table.trace(iova, met));
+            true
+        })
     }
 }
 

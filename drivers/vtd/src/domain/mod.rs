@@ -6,10 +6,12 @@ mod identity;
 mod nested;
 mod stages;
 mod state;
+mod trees;
 
 pub(crate) use identity::Identity;
 pub(crate) use nested::Nested;
 pub(crate) use state::State;
+pub(crate) use trees::Trees;
 
 use crate::invalidate::Change;
 use crate::spec::pasid::PasidEntry;
@@ -60,7 +62,7 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     /// The PASID table entry that leads here, before it is [admitted](State::admit).
     entry: PasidEntry,
     /// `None` only while being dropped.
-    tables: Option<StageTables<H>>,
+    tables: Option<Shared<StageTables<H>>>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
@@ -76,7 +78,8 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
             geometry: either!(&tables, table => table.geometry()),
             config: *config,
             entry: tables.entry(caps, id, config.enforce_coherency)?,
-            tables: Some(tables),
+            // The last that can fail: it is taken back by the drop alone.
+            tables: Some(unit.trees.add(tables)?),
         })
     }
 
@@ -111,7 +114,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// The tables: there for as long as anybody can ask.
     #[inline]
     fn tables(&self) -> Result<&StageTables<H>, HwError> {
-        self.tables.as_ref().ok_or(HwError::ForeignDomain)
+        self.tables.as_deref().ok_or(HwError::ForeignDomain)
     }
 }
 
@@ -224,12 +227,17 @@ impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
     fn drop(&mut self) {
         // First stages on top of it may outlive it: nothing is attached to them any more.
         self.state.close();
+        let tables = self.tables.take().inspect(|tables| self.unit.trees.remove(tables));
         if self.unit.retire(&self.state).is_ok() {
             // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
             self.unit.free_id(self.state.tag());
-        } else if let Some(tables) = self.tables.take() {
+        } else if let Some(tables) = tables {
             error!("domain {}: hardware did not confirm, its tables stay allocated", self.state.tag().domain_id());
-            either!(tables, table => table.into_inner().leak());
+            match Shared::into_inner(tables) {
+                Some(tables) => either!(tables, table => table.into_inner().leak()),
+                // Nobody else has them; and if, they would stay, too.
+                None => error!("page tables with two owners"),
+            }
         }
     }
 }

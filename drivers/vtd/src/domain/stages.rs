@@ -3,13 +3,14 @@
 use crate::capabilities::Capabilities;
 use crate::invalidate::Tag;
 use crate::spec::pasid::{AddressWidth, PasidEntry, TranslationType};
+use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{DomainConfig, HwError, Stage};
 use iommu_hal::Hal;
 use iommu_pgtable::{Config, FirstStageOptions, PageTable, SecondStageOptions, SharedTable};
 use iommu_pgtable::{VtdFirstStage, VtdSecondStage};
 
 /// Tables of either stage.
-pub(super) enum StageTables<H: Hal + Clone> {
+pub(crate) enum StageTables<H: Hal + Clone> {
     /// Walked as a first stage.
     First(SharedTable<H, VtdFirstStage>),
     /// Walked as a second stage.
@@ -66,6 +67,11 @@ impl<H: Hal + Clone> StageTables<H> {
                 Ok(Self::Second(SharedTable::new(PageTable::new(hal.clone(), config)?)))
             }
         }
+    }
+
+    /// Where they begin.
+    pub(super) fn root(&self) -> PhysAddr {
+        either!(self, table => table.root())
     }
 
     /// How what is cached of them is tagged under the domain id `id`.

@@ -3,6 +3,7 @@
 //! A directory begins as one frame and grows by a larger one that takes its place; a table comes with the first of its 64
 //! PASIDs and stays as long as the directory.
 
+use super::look::word as word_at;
 use super::{frame, write_entry};
 use crate::spec::pasid::{DIRECTORY_BITS, DirectoryEntry, PASID_ENTRY_WORDS, PASIDS_PER_TABLE, PasidEntry, PasidWord0};
 use alloc::vec::Vec;
@@ -156,6 +157,11 @@ impl<H: Hal + Clone> Directory<H> {
         let old = self.old.iter().flat_map(Space::each_frame);
         let directory = self.space.each_frame().chain(old).map(|frame| (super::Structure::PasidDirectory, frame));
         directory.chain(self.tables.iter().map(|(_, table)| (super::Structure::PasidTable, table.phys())))
+    }
+
+    /// The word at `at`, where that is in the directory or one of its tables.
+    pub(super) fn load(&self, at: PhysAddr) -> Option<u64> {
+        word_at(&self.space.frames, at).or_else(|| self.tables.iter().find_map(|(_, table)| word_at(table, at)))
     }
 
     fn position(&self, slot: u32) -> Result<usize, usize> {

@@ -12,6 +12,7 @@
 
 mod directory;
 mod legacy;
+mod look;
 mod requester;
 
 pub(crate) use directory::Space;

@@ -13,7 +13,7 @@ mod device_tlb;
 pub use device_tlb::DEVICE_TLB_REQUEST;
 
 use crate::capabilities::Capabilities;
-use crate::domain::{Domain, Identity, Nested, State};
+use crate::domain::{Domain, Identity, Nested, State, Trees};
 use crate::fault::{Faults, MsiMessage};
 use crate::ids::DomainIds;
 use crate::invalidate::{Batch, Change, Tag, plan};
@@ -58,6 +58,8 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) queue: ManuallyDrop<Invalidator<H>>,
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
     pub(crate) ids: Mutex<DomainIds>,
+    /// Page tables of the domains, to be printed.
+    pub(crate) trees: Trees<H>,
     pub(crate) faults: Faults,
     /// Everything that is passed through.
     pub(crate) identity: Identity<H>,

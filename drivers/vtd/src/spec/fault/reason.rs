@@ -81,10 +81,13 @@ reasons! {
     0x26 InterruptSource = Interrupt, "source id does not match the interrupt entry";
     0x27 PostedAccess = Interrupt, "posted-interrupt descriptor cannot be read";
     0x28 PostedReserved = Interrupt, "reserved bits in the posted-interrupt descriptor";
+    0x29 NoInterrupt = Address, "request to the interrupt range that is no interrupt";
     // Scalable mode: where the tables begin.
-    0x30 RootAddress = Structure, "root table address invalid";
+    0x30 RootAddress = Structure, "root table address or table mode invalid";
     0x31 ModeForPasid = Request, "request with PASID in this table mode";
     0x32 ModeForPageRequest = Request, "page request in this table mode";
+    0x33 Aborted = Blocked, "all DMA of the unit is aborted";
+    0x34 ExecuteUnknown = Request, "execute request on a unit that no longer knows them";
     // Scalable mode: root entry.
     0x38 RootAccess = Structure, "root entry cannot be read";
     0x39 RootNotPresent = Blocked, "root entry not present";
@@ -98,7 +101,8 @@ reasons! {
     0x45 PasidDisabled = Request, "PASID not enabled";
     0x46 PasidTooLarge = Request, "PASID beyond the directory";
     0x47 PageRequestDisabled = Request, "page requests not enabled";
-    0x48 RidPasid = Structure, "RID_PASID beyond the directory";
+    0x48 RidPasid = Request, "request with the PASID of requests without one";
+    0x49 TranslatedPasid = Request, "translated request with PASID not enabled";
     // Scalable mode: PASID directory entry.
     0x50 DirectoryAccess = Structure, "PASID directory entry cannot be read";
     0x51 DirectoryNotPresent = Blocked, "PASID directory entry not present";
@@ -110,6 +114,7 @@ reasons! {
     0x5b PasidInvalid = Structure, "PASID entry with fields that do not go together";
     0x5c ExecuteDisabled = Request, "execute requests not enabled";
     0x5d SupervisorDisabled = Request, "supervisor requests not enabled";
+    0x60 PermissionTableSize = Address, "translated request beyond the host permission table";
     // Scalable mode: first-stage entries, and in nested translation what the second stage says of them.
     0x70 FirstAccess = Structure, "first-stage entry cannot be read";
     0x71 FirstNotPresent = NotMapped, "first-stage entry not present";
@@ -125,6 +130,7 @@ reasons! {
     0x7a SecondReserved = Structure, "reserved bits in a second-stage entry";
     0x7b SecondRoot = Structure, "second-stage root invalid";
     0x7c SecondDirtyNoSnoop = Structure, "second-stage A/D update without snooping";
+    0x7d SecondDirtyFailed = Structure, "second-stage A/D update failed";
     // Scalable mode: the address, and what the page allows.
     0x80 NotCanonical = Address, "address not canonical";
     0x81 Supervisor = Permission, "first-stage page is for supervisors";
@@ -134,7 +140,16 @@ reasons! {
     0x85 NoWrite = Permission, "no write permission";
     0x86 NoRead = Permission, "no read permission";
     0x87 InterruptRange = Address, "output in the interrupt range";
+    0x89 PasidTooWide = Request, "PASID wider than the unit supports";
     0x90 FirstDirtyNoSnoop = Structure, "first-stage A/D update without snooping";
+    0x91 FirstDirtyFailed = Structure, "first-stage A/D update failed";
+    // Host permission tables.
+    0xa0 PermissionAccess = Structure, "host permission entry cannot be read";
+    0xa1 PermissionReserved = Structure, "reserved bits in a host permission entry";
+    0xa2 PermissionRootAccess = Structure, "host permission root cannot be read";
+    0xa3 PermissionNone = Permission, "no entry in the host permission table";
+    0xa4 PermissionWrite = Permission, "no write permission in the host permission table";
+    0xa5 PermissionRead = Permission, "no read permission in the host permission table";
 }
 
 impl fmt::Display for Reason {
