@@ -126,6 +126,24 @@ fn a_device_that_reads_a_freed_frame_is_recorded() {
 }
 
 #[test]
+fn a_device_replaces_only_what_it_has_read() {
+    let memory = TestMemory::new(BASE, 4);
+    let frames = HalFrames::alloc(&memory, coherent()).unwrap();
+    let phys = frames.phys();
+    assert_eq!(memory.device_update64(phys, 0, 7), Some(Ok(())));
+    assert_eq!(memory.device_update64(phys, 0, 9), Some(Err(7)));
+    assert_eq!(memory.read64(phys), 7);
+    assert_eq!(memory.device_update64(PhysAddr::new(0), 0, 1), None);
+    drop(frames);
+    assert!(memory.take_stale_reads().is_empty());
+    // A freed frame is not changed, whatever the device takes it for.
+    assert_eq!(memory.device_update64(phys, POISON, 1), Some(Ok(())));
+    assert_eq!(memory.device_update64(phys, 7, 1), Some(Err(POISON)));
+    assert_eq!(memory.take_stale_reads(), [phys; 2]);
+    memory.check_freed();
+}
+
+#[test]
 fn a_device_writes_either_half_of_a_word() {
     let memory = TestMemory::new(BASE, 4);
     let phys = memory.alloc_frames(coherent()).unwrap();

@@ -1,141 +1,20 @@
 //! Requests of devices.
 
-use super::cache::{CachedPasid, Owner, Structures, Translation};
+mod answer;
+mod live;
+
+pub use answer::{Blocked, Completion};
+pub use live::FetchHook;
+pub(super) use live::Fetching;
+
+use super::cache::{CachedPasid, Owner, Translation};
 use super::command;
 use super::fault::FaultRecord;
 use super::unit::Unit;
-use super::walk::{
-    self, AddressType, Admission, Answer, Context, Cursor, FaultCode, Leaf, Operation, Piece, Pieces, Refused, Regime,
-    Request, Stage, Step, View,
-};
-use crate::memory::TestMemory;
-use alloc::boxed::Box;
+use super::walk::{self, AddressType, Admission, Context, FaultCode, Leaf, Operation, Refused, Regime, Request};
 use alloc::vec::Vec;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
-
-/// What is called after each part of an entry that a walk fetched, with the memory and the part: what it stores there,
-/// the walk sees in the parts that it fetches later.
-///
-/// It may do everything with the memory, and must not call the unit, which is in the middle of a request.
-pub type FetchHook = Box<dyn FnMut(&TestMemory, &Piece) + Send>;
-
-/// How the unit fetches entries.
-#[derive(Default)]
-pub(super) struct Fetching {
-    pub(super) pieces: Pieces,
-    pub(super) hook: Option<FetchHook>,
-}
-
-/// Why a request was blocked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Blocked {
-    /// The reason; [`FaultCode::NONE`] for what is blocked without one.
-    pub code: FaultCode,
-    /// First byte of the page where it was.
-    pub page: Iova,
-    /// Whether it is a fault that software gets to see, room in the fault records provided: no FPD on the way, and not
-    /// a translation request that a device may ask again.
-    pub reported: bool,
-    /// What the device is told.
-    pub answer: Answer,
-}
-
-/// Where one request goes; to a translation request, the answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Completion {
-    /// Where the byte asked for lies.
-    pub phys: PhysAddr,
-    /// Size of the leaf in bytes: `phys` and the input agree in what is below.
-    pub size: u64,
-    /// R.
-    pub read: bool,
-    /// W.
-    pub write: bool,
-    /// N: accesses snoop, whatever the request says.
-    pub snoop: bool,
-    /// U: only untranslated requests may go there; `phys` means nothing then.
-    pub untranslated_only: bool,
-    /// PRIV: the rights are a supervisor's.
-    pub privileged: bool,
-}
-
-impl Completion {
-    /// Straight through.
-    const fn plain(address: u64) -> Self {
-        Self {
-            phys: PhysAddr::new(address),
-            size: 0x1000,
-            read: true,
-            write: true,
-            snoop: false,
-            untranslated_only: false,
-            privileged: false,
-        }
-    }
-}
-
-/// Memory as walkers see it, the hook between two parts of an entry, and for page walks the paging-structure caches.
-struct Live<'a> {
-    memory: &'a TestMemory,
-    fetching: &'a mut Fetching,
-    structures: Option<Held<'a>>,
-}
-
-/// The paging-structure caches, and what this walk's entries are tagged with in each stage.
-struct Held<'a> {
-    caches: &'a mut Structures,
-    first: Owner,
-    second: Owner,
-    /// Level of the next entry of the second stage; `None` before any.
-    level: Option<u32>,
-}
-
-impl Held<'_> {
-    const fn owner(&self, stage: Stage) -> Owner {
-        match stage {
-            Stage::First => self.first,
-            Stage::Second => self.second,
-        }
-    }
-}
-
-impl View for Live<'_> {
-    fn read64(&mut self, phys: PhysAddr) -> Option<u64> {
-        self.memory.walker_read64(phys)
-    }
-
-    fn update64(&mut self, phys: PhysAddr, old: u64, new: u64) -> Option<Result<(), u64>> {
-        self.memory.walker_update64(phys, old, new)
-    }
-
-    fn resume(&mut self, stage: Stage, input: u64) -> Option<Cursor> {
-        let held = self.structures.as_mut()?;
-        let cursor = held.caches.resume(held.owner(stage), input);
-        if stage == Stage::Second {
-            held.level = cursor.map(|cursor| cursor.level);
-        }
-        cursor
-    }
-
-    fn used(&mut self, step: &Step) {
-        if let Some(held) = &mut self.structures {
-            held.caches.keep(held.owner(step.stage), step);
-            if let (Stage::Second, Some(next)) = (step.stage, step.next) {
-                held.level = Some(next.level);
-            }
-        }
-    }
-
-    fn pieces(&self) -> Pieces {
-        self.fetching.pieces
-    }
-
-    fn fetched(&mut self, piece: &Piece) {
-        if let Some(hook) = &mut self.fetching.hook {
-            hook(self.memory, piece);
-        }
-    }
-}
+use live::{Held, Live};
 
 impl Unit {
     /// Translates the `len` bytes from where `request` is for, page by page; records the first fault.
