@@ -57,7 +57,7 @@ fn an_answer_is_held_until_an_invalidation_covers_it() {
     assert_eq!(dma(&bench, None, 0x3123), Ok(0x5123));
     let (iova, phys) = (Iova::new(0x3000), PhysAddr::new(0x5000));
     let held = Held { pasid: None, iova, len: 0x1000, phys, read: true, write: true };
-    assert_eq!(bench.model.endpoint(RID).held(), [held]);
+    assert_eq!(bench.model.endpoint(RID).cached(), [held]);
     unmap(&mut bench);
     bench.context_device(RID);
     bench.pasid_cache(DOMAIN, 0);
@@ -71,7 +71,7 @@ fn an_answer_is_held_until_an_invalidation_covers_it() {
     pasid_device_tlb(&mut bench, RID, 0, 0x3001);
     assert_eq!(dma(&bench, None, 0x3123), Ok(0x5123));
     device_tlb(&mut bench, RID, 0x3000);
-    assert_eq!(bench.model.endpoint(RID).held(), []);
+    assert_eq!(bench.model.endpoint(RID).cached(), []);
     assert_eq!(dma(&bench, None, 0x3123), not_given(0x3000));
     assert_eq!(bench.model.take_faults().len(), 1, "of the untranslated request alone");
     assert_eq!(bench.model.violations(), []);
@@ -101,7 +101,7 @@ fn sizes_cover_what_they_say() {
             assert_eq!(dma(&bench, None, page << 12), Ok(0x5000));
         }
         device_tlb(&mut bench, RID, address);
-        let held = bench.model.endpoint(RID).held();
+        let held = bench.model.endpoint(RID).cached();
         let taken = [3, 8].map(|page| !held.iter().any(|held| held.iova.get() == page << 12));
         assert_eq!(taken, takes, "{address:#x}");
         assert_eq!(bench.model.violations(), []);
@@ -111,7 +111,7 @@ fn sizes_cover_what_they_say() {
     bench.map(3, 0x5000);
     assert_eq!(dma(&bench, None, 0x3000), Ok(0x5000));
     device_tlb(&mut bench, RID, 0xffff_ffff_ffff_f001);
-    assert_eq!(bench.model.endpoint(RID).held().len(), 1);
+    assert_eq!(bench.model.endpoint(RID).cached().len(), 1);
     assert_eq!(bench.model.violations(), [Violation::DeviceTlbSize { address: 0xffff_ffff_ffff_f001 }]);
 }
 
@@ -120,11 +120,11 @@ fn a_large_page_goes_with_any_part_of_it() {
     let mut bench = up(Config::server());
     bench.set(bench.tables[2] + 8, 0x4000_0000 | 0xe7);
     assert_eq!(dma(&bench, None, 0x2f_f000), Ok(0x400f_f000));
-    assert_eq!(bench.model.endpoint(RID).held()[0].len, 0x20_0000);
+    assert_eq!(bench.model.endpoint(RID).cached()[0].len, 0x20_0000);
     device_tlb(&mut bench, RID, 0x40_0000);
-    assert_eq!(bench.model.endpoint(RID).held().len(), 1);
+    assert_eq!(bench.model.endpoint(RID).cached().len(), 1);
     device_tlb(&mut bench, RID, 0x21_0000);
-    assert_eq!(bench.model.endpoint(RID).held(), []);
+    assert_eq!(bench.model.endpoint(RID).cached(), []);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_function_that_is_reset_holds_nothing() {
     bench.map(3, 0x5000);
     assert_eq!(dma(&bench, None, 0x3000), Ok(0x5000));
     bench.model.endpoint(RID).forget();
-    assert_eq!(bench.model.endpoint(RID).held(), []);
+    assert_eq!(bench.model.endpoint(RID).cached(), []);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_device_tlb_before_the_iotlb_comes_too_soon() {
         }
         assert!(bench.wait(1));
         bench.model.on_descriptor(None);
-        assert_eq!(bench.model.endpoint(RID).held().len(), usize::from(stale));
+        assert_eq!(bench.model.endpoint(RID).cached().len(), usize::from(stale));
         assert_eq!(dma(&bench, None, 0x3000), if stale { Ok(0x5000) } else { not_given(0x3000) });
     }
 }

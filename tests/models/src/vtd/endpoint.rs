@@ -103,7 +103,7 @@ impl<'a> Endpoint<'a> {
     }
 
     /// What it holds.
-    pub fn held(&self) -> Vec<Held> {
+    pub fn cached(&self) -> Vec<Held> {
         self.model.lock().device_tlbs.of(self.requester).held.clone()
     }
 
@@ -124,7 +124,7 @@ impl<'a> Endpoint<'a> {
 
     fn page(&self, pasid: Option<u32>, iova: u64, write: bool) -> Result<u64, Blocked> {
         let allows = |held: &Held| if write { held.write } else { held.read };
-        let known = self.held().into_iter().find(|held| held.covers(pasid, iova) && allows(held));
+        let known = self.cached().into_iter().find(|held| held.covers(pasid, iova) && allows(held));
         let held = match known {
             Some(held) => held,
             None => match self.translate(pasid, Iova::new(iova), write)? {

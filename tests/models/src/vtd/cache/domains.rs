@@ -10,9 +10,9 @@ fn agree(this: &Regime, other: &Regime) -> bool {
     if this.legacy {
         return second == other_second;
     }
-    let same_class = matches!(this.kind, 2 | 3) == matches!(other.kind, 2 | 3);
+    // First stages and pass-through have no second stage, so they agree with nothing that has one.
     let same_pasid = this.pasid != other.pasid || (this.kind, first) == (other.kind, other_first);
-    same_class && second == other_second && same_pasid
+    second == other_second && same_pasid
 }
 
 impl Unit {
