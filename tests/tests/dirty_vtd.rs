@@ -3,7 +3,10 @@
 
 use iommu_core::addr::{Iova, IovaRange};
 use iommu_core::dirty::{DirtyBitmap, DirtyRead};
-use iommu_core::hw::{Domain, DomainConfig, Gather, HwError, Prot, Stage, Unit as _};
+use iommu_core::hw::{
+    DeviceTlb, Domain, DomainConfig, Gather, HwError, Pasid, Prot, RequesterId, Stage, Stream, StreamId, Target,
+    Unit as _,
+};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_models::vtd::{Config, Descriptor, Granularity, Queue};
@@ -136,6 +139,38 @@ fn second_stages_record_for_every_stream_from_the_moment_they_are_told_to() {
     bench.attach(8, &*domain);
     assert_eq!(ssade(8), 0);
     bench.check();
+}
+
+#[test]
+fn pasids_and_device_tlbs_record_too() {
+    for stage in [Stage::First, Stage::Second] {
+        let bench = Bench::up(&case(stage));
+        let domain = domain_of(&bench);
+        let source = StreamId::new(RED.into());
+        let tlb = DeviceTlb { queue_depth: 4, physical: source, global_invalidate: false };
+        bench.unit.set_device_tlb(source, Some(tlb)).unwrap();
+        let adi = Stream::with_pasid(RequesterId::new(RED), Pasid::new(0x5_4321).unwrap());
+        for stream in [Stream::function(source), adi] {
+            bench.unit.attach(stream, Target::Paging(&*domain)).unwrap();
+        }
+        let endpoint = bench.model.endpoint(RED);
+        let write = |pasid, at| {
+            let done = endpoint.dma(pasid, Iova::new(at), 1, true).expect("a write");
+            assert_eq!(done[0].start.get(), MEMORY + at);
+        };
+        write(None, PAGE);
+        write(Some(0x5_4321), PAGE);
+        domain.set_dirty_tracking(true).unwrap();
+        clear(&*domain, domain.geometry().aperture);
+        for _ in 0..2 {
+            // What they hold from before would hide their writes.
+            write(None, PAGE);
+            assert_eq!(clear(&*domain, range(0, LARGE)), [range(PAGE, PAGE)], "{stage:?}");
+            write(Some(0x5_4321), PAGE);
+            assert_eq!(clear(&*domain, range(0, LARGE)), [range(PAGE, PAGE)], "{stage:?}");
+        }
+        bench.check();
+    }
 }
 
 #[test]

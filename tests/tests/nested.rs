@@ -1,12 +1,13 @@
 //! A guest's first stage on our second stage: the guest changes what it likes, and its devices reach what the host lets
 //! them, with caches as stale as they may be.
 
-use iommu_core::addr::PhysAddr;
+use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{
-    Domain, DomainConfig, Gather, HwError, Invalidation, Nested, NestedConfig, Stage, Target, Transition, Unit as _,
+    DeviceTlb, Domain, DomainConfig, Gather, HwError, Invalidation, Nested, NestedConfig, Pasid, RequesterId, Stage,
+    Stream, StreamId, Target, Transition, Unit as _,
 };
 use iommu_hal::{FrameRequest, Hal, WalkerMemory};
-use iommu_models::vtd::{Config, Descriptor, FaultCode, Granularity, Queue};
+use iommu_models::vtd::{Config, Descriptor, FaultCode, Granularity, Queue, Request};
 use iommu_tests::bench::{Bench, map, range, stream, unmap};
 use iommu_tests::case::Case;
 use iommu_tests::four_pages::HUNG;
@@ -455,5 +456,94 @@ fn an_end_that_is_not_confirmed_keeps_the_domain_id() {
     assert_eq!(bench.invalidations().len(), 2, "of both domain ids");
     drop(next);
     bench.detach(RED);
+    guest.end();
+}
+
+fn adi(pasid: u32) -> Stream {
+    Stream::with_pasid(RequesterId::new(RED), Pasid::new(pasid).expect("20 bits"))
+}
+
+/// Where requests with a PASID go.
+fn go(bench: &Bench, request: Request) -> Result<u64, FaultCode> {
+    bench.model.request(&request).map(|done| done.phys.get()).map_err(|blocked| blocked.code)
+}
+
+#[test]
+fn a_pasid_leads_to_a_guest_and_the_function_to_the_domain() {
+    let bench = Bench::up(&case(server()));
+    let guest = Guest::new(&bench);
+    let (root, nested) = guest.first_stage();
+    // A page that is none of a user's.
+    guest.set(root, 4, 8 * PAGE, 0, (MEMORY + 4 * PAGE) | 3);
+    let supervisor = guest.nest(&[1, root, 48]).unwrap();
+    bench.attach(RED, &*guest.parent);
+    for (pasid, nested) in [(5, &nested), (0x5_4321, &supervisor)] {
+        bench.unit.attach(adi(pasid), Target::Nested(&**nested)).unwrap();
+        let user = |iova| Request::new(RED, Some(pasid), Iova::new(iova), true);
+        assert_eq!(go(&bench, user(5 * PAGE)), Ok(HOST + PAGE));
+        assert_eq!(go(&bench, user(8 * PAGE)), Err(FaultCode::USER));
+        let privileged = go(&bench, user(8 * PAGE).privileged());
+        // SRE: a supervisor's page is reached by those who ask for it, and the host's stage holds all the same.
+        let expected = if pasid == 5 { Err(FaultCode::SUPERVISOR_DISABLED) } else { Ok(HOST + 4 * PAGE) };
+        assert_eq!(privileged, expected, "{pasid:#x}");
+    }
+    bench.expect(RED, MEMORY, Ok(HOST));
+    bench.invalidations();
+    // A request names the guest's own PASID.
+    guest.map(root, 5 * PAGE, MEMORY + 3 * PAGE);
+    nested.invalidate(&request((5 * PAGE) | LEAVES_ONLY, 1)).unwrap();
+    let [Descriptor::PasidIotlb(Granularity::Pages { pasid: Some(5), address, mask: 0, leaf_only: true, .. })] =
+        bench.invalidations()[..]
+    else {
+        panic!("one for PASID 5");
+    };
+    assert_eq!(address, 5 * PAGE);
+    let at = |pasid| go(&bench, Request::new(RED, Some(pasid), Iova::new(5 * PAGE), true));
+    assert_eq!((at(5), at(0x5_4321)), (Ok(HOST + 3 * PAGE), Ok(HOST + PAGE)), "the other has not asked");
+    // What the host takes away is gone for all three.
+    unmap(&*guest.parent, MEMORY + PAGE, 3 * PAGE);
+    assert_eq!((at(5), at(0x5_4321)), (Err(FaultCode::SECOND_PERMISSION), Err(FaultCode::SECOND_PERMISSION)));
+    bench.expect(RED, MEMORY + PAGE, Err(FaultCode::SECOND_PERMISSION));
+    guest.parent.retire().unwrap();
+    assert!(at(5).is_err() && at(0x5_4321).is_err() && bench.read(RED, MEMORY).is_err());
+    drop((nested, supervisor));
+    guest.end();
+}
+
+#[test]
+fn device_tlbs_of_a_guest_forget_all_that_the_host_changes_and_what_the_guest_asks_for() {
+    let bench = Bench::up(&case(server()));
+    let guest = Guest::new(&bench);
+    let (root, nested) = guest.first_stage();
+    let source = StreamId::new(RED.into());
+    let tlb = DeviceTlb { queue_depth: 4, physical: source, global_invalidate: false };
+    bench.unit.set_device_tlb(source, Some(tlb)).unwrap();
+    let endpoint = bench.model.endpoint(RED);
+    guest.attach(RED, &*nested);
+    bench.unit.attach(adi(5), Target::Nested(&*nested)).unwrap();
+    let go = |pasid, iova| endpoint.dma(pasid, Iova::new(iova), 1, true).map(|extents| extents[0].start.get());
+    for _ in 0..2 {
+        for pasid in [None, Some(5)] {
+            assert_eq!(go(pasid, 5 * PAGE), Ok(HOST + PAGE));
+            assert_eq!(go(pasid, 6 * PAGE), Ok(HOST + 2 * PAGE));
+        }
+        assert_eq!(endpoint.held().len(), 4);
+        // The guest's request: its page, of either kind of requests.
+        guest.map(root, 5 * PAGE, MEMORY + 3 * PAGE);
+        nested.invalidate(&request((5 * PAGE) | LEAVES_ONLY, 1)).unwrap();
+        assert_eq!(endpoint.held().len(), 2);
+        assert_eq!((go(None, 5 * PAGE), go(Some(5), 5 * PAGE)), (Ok(HOST + 3 * PAGE), Ok(HOST + 3 * PAGE)));
+        // The host's change: nobody knows at which of the guest's addresses.
+        unmap(&*guest.parent, MEMORY + 2 * PAGE, PAGE);
+        assert_eq!(endpoint.held(), []);
+        assert!(go(None, 6 * PAGE).is_err() && go(Some(5), 6 * PAGE).is_err());
+        map(&*guest.parent, MEMORY + 2 * PAGE, HOST + 2 * PAGE, PAGE);
+        guest.map(root, 5 * PAGE, MEMORY + PAGE);
+        nested.invalidate(&request(0, ALL_PAGES)).unwrap();
+    }
+    drop(nested);
+    assert_eq!(endpoint.held(), []);
+    endpoint.forget();
+    bench.unit.set_device_tlb(source, None).unwrap();
     guest.end();
 }
