@@ -243,3 +243,15 @@ fn the_completion_event_goes_by_mask_and_status() {
     bench.submit(0x15, 0);
     assert_eq!((bench.read32(control), bench.model.take_messages().len()), (0, 1));
 }
+
+#[test]
+fn the_page_request_event_is_there_only_with_page_requests() {
+    let bench = Bench::new(Config::server().ecap_bits(Config::ECAP_PRS, true));
+    assert_eq!(bench.read32(0xe0), 1 << 31);
+    bench.model.write32(0xe0, 0);
+    assert_eq!((bench.read32(0xe0), bench.model.violations()), (0, vec![]));
+    let bench = Bench::new(Config::server());
+    assert_eq!(bench.read32(0xe0), 0);
+    bench.model.write32(0xe0, 1 << 31);
+    assert_eq!(bench.model.violations(), [Violation::NoRegister { offset: 0xe0, value: 1 << 31 }]);
+}

@@ -3,3 +3,4 @@
 
 mod holes;
 mod random;
+mod rows;

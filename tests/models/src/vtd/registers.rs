@@ -31,6 +31,8 @@ enum Register {
     CompletionUpperAddress,
     QueueError,
     InterruptTable,
+    /// The page-request event, of units with page requests: there to be masked, as none comes.
+    PageRequestControl,
     InvalidateAddress,
     IotlbCommand,
     /// A fault record.
@@ -42,7 +44,7 @@ enum Register {
 use Register::*;
 
 /// Offset, width in bytes.
-const REGISTERS: [(usize, usize, Register); 28] = [
+const REGISTERS: [(usize, usize, Register); 29] = [
     (0x00, 4, Version),
     (0x08, 8, Cap),
     (0x10, 8, Ecap),
@@ -71,6 +73,7 @@ const REGISTERS: [(usize, usize, Register); 28] = [
     (0xac, 4, CompletionUpperAddress),
     (0xb0, 8, QueueError),
     (0xb8, 8, InterruptTable),
+    (0xe0, 4, PageRequestControl),
 ];
 
 impl Unit {
@@ -87,7 +90,8 @@ impl Unit {
             let which = if offset < iotlb + 8 { InvalidateAddress } else { IotlbCommand };
             return Some((iotlb + (offset - iotlb) / 8 * 8, 8, which));
         }
-        REGISTERS.into_iter().find(|(first, width, _)| (*first..first + width).contains(&offset))
+        let found = REGISTERS.into_iter().find(|(first, width, _)| (*first..first + width).contains(&offset));
+        found.filter(|(_, _, register)| !matches!(register, PageRequestControl) || self.config.ecap_bit(29))
     }
 
     /// Finds the register for an access, and notes what is wrong with it. `Ok(None)` where there is none.
@@ -149,6 +153,7 @@ impl Unit {
             CompletionUpperAddress => self.completion_event.address >> 32,
             QueueError => self.error_record,
             InterruptTable => self.irta,
+            PageRequestControl => self.page_request_event.control().into(),
             Record(slot) => self.records[slot][inside / 8] >> (inside % 8 * 8),
         }
     }
@@ -173,6 +178,7 @@ impl Unit {
             ProtectedMemory => self.protect(value as u32),
             Region(region, bound) => self.set_region(offset, region, bound, value),
             InterruptTable => self.irta = self.checked(offset, value, 0x7f0),
+            PageRequestControl => _ = self.page_request_event.set_control(value as u32),
             QueueAddress if self.queue_enabled() && value != self.iqa => {
                 self.violations.push(Violation::QueueMoved { iqa: value });
             }

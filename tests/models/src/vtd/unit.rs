@@ -56,6 +56,8 @@ pub(super) struct Unit {
     /// Where the next fault goes.
     pub(super) next_record: usize,
     pub(super) fault_event: Event,
+    /// Page requests are not modelled, so that it never occurs.
+    pub(super) page_request_event: Event,
 
     pub(super) fetching: Fetching,
     pub(super) by_register: RegisterInvalidation,
@@ -93,6 +95,7 @@ impl Unit {
             records: alloc::vec![[0; 2]; config.fault_records()],
             next_record: 0,
             fault_event: masked(),
+            page_request_event: masked(),
             fetching: Fetching::default(),
             by_register: RegisterInvalidation::default(),
             protection: Protection::default(),
