@@ -128,6 +128,23 @@ fn memory_that_does_not_answer() {
 }
 
 #[test]
+fn memory_that_does_not_answer_is_never_silent() {
+    for (entry, code) in [(0, FaultCode::DIRECTORY_ACCESS), (1, FaultCode::PASID_ACCESS)] {
+        let rig = rig(Config::server()).on();
+        // FPD, in an entry that leads nowhere.
+        rig.set([rig.context_entry(), rig.directory][entry], 0x1000 | 3);
+        let blocked = rig.live(&request(0, false)).unwrap_err();
+        assert_eq!((blocked.code, blocked.reported), (code, true));
+    }
+    // What memory holds is silenced.
+    let rig = rig(Config::server()).on();
+    rig.add(rig.context_entry(), 2);
+    rig.set(rig.directory, 0);
+    let blocked = rig.live(&request(0, false)).unwrap_err();
+    assert_eq!((blocked.code, blocked.reported), (FaultCode::DIRECTORY_NOT_PRESENT, false));
+}
+
+#[test]
 fn each_is_cached_and_isolated_by_itself() {
     let rig = rig(Config::server()).on();
     copy(&rig, 1);
