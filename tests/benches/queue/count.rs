@@ -33,7 +33,7 @@ pub fn run(arguments: &[String]) {
         "flush-8" => 8,
         other => panic!("{other} is none of {KINDS:?}"),
     };
-    let at = |page: u64| Iova::new(0x10_0000 + page * 0x3000);
+    let at = |page: u64| Iova::new(0x10_0000 + page * 0x1_3000);
     // Keeps the table.
     domain.map(Iova::new(0), &[PhysExtent::new(PhysAddr::new(0), 4096)], Prot::READ_WRITE).expect("a map");
     for time in 0..times {

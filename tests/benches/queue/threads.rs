@@ -32,30 +32,32 @@ pub fn all(flushes: u64, rounds: usize) -> Vec<Throughput> {
 fn measure(latency: u64, threads: u64, flushes: u64) -> Throughput {
     let (machine, unit) = Machine::up(latency, false);
     let domain = unit.create_domain(&DomainConfig::new(Stage::Second)).expect("a domain");
-    let start = Barrier::new(threads as usize + 1);
-    let mut began = Instant::now();
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let (domain, start) = (&*domain, &start);
-            scope.spawn(move || {
-                let iova = Iova::new(thread << 30 | 0x1000);
-                let page = |at: Iova| IovaRange::from_len(at, 4096).expect("a page");
-                let memory = [PhysExtent::new(PhysAddr::new(0x5000_0000), 4096)];
-                domain.map(Iova::new(thread << 30), &memory, Prot::READ_WRITE).expect("a map");
-                start.wait();
-                for _ in 0..flushes {
-                    let mut gather = Gather::new();
-                    domain.map(iova, &memory, Prot::READ_WRITE).expect("a map");
-                    domain.unmap(page(iova), &mut gather).expect("an unmap");
-                    domain.flush(&mut gather).expect("a flush");
-                }
-            });
-        }
+    let start = Barrier::new(threads as usize);
+    machine.take_doorbells();
+    let (shared, start) = (&*domain, &start);
+    let work = move |thread: u64| {
+        let domain = shared;
+        let iova = Iova::new(thread << 30 | 0x1000);
+        let page = IovaRange::from_len(iova, 4096).expect("a page");
+        let memory = [PhysExtent::new(PhysAddr::new(0x5000_0000), 4096)];
+        domain.map(Iova::new(thread << 30), &memory, Prot::READ_WRITE).expect("a map");
         start.wait();
-        machine.take_doorbells();
-        began = Instant::now();
+        let began = Instant::now();
+        for _ in 0..flushes {
+            let mut gather = Gather::new();
+            domain.map(iova, &memory, Prot::READ_WRITE).expect("a map");
+            domain.unmap(page, &mut gather).expect("an unmap");
+            domain.flush(&mut gather).expect("a flush");
+        }
+        (began, Instant::now())
+    };
+    let times: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
     });
+    let began = times.iter().map(|(began, _)| *began).min().expect("a thread");
+    let ended = times.iter().map(|(_, ended)| *ended).max().expect("a thread");
     let all = (threads * flushes) as f64;
-    let per_second = all / began.elapsed().as_secs_f64();
+    let per_second = all / ended.duration_since(began).as_secs_f64();
     Throughput { latency, threads, per_second, doorbells: machine.take_doorbells() as f64 / all }
 }

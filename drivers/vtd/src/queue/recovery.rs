@@ -111,6 +111,8 @@ impl<H: Hal> Queue<H> {
             } else {
                 let _ = self.ring.write(place, &self.ring.unwatched());
             }
+            // The wait is the leader's, where it is in this round itself.
+            let leader = leader.filter(|seat| flight.seats >> seat & 1 != 0);
             let owner = if place == flight.wait { leader } else { state.owner(flight, place) };
             if let Some(owner) = owner {
                 self.seats.refuse(owner, code, entry);

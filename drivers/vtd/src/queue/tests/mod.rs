@@ -4,6 +4,7 @@ mod costs;
 mod devices;
 mod errors;
 mod registers;
+mod schedules;
 mod threads;
 
 extern crate std;
@@ -17,6 +18,7 @@ use crate::regs::Regs;
 use crate::spec::descriptor::{Descriptor, Drain};
 use crate::spec::invalidation::{Invalidation, IotlbScope, TlbPages, TlbTarget};
 use crate::spec::registers::*;
+use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -26,8 +28,20 @@ use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal, WalkerMemory};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::{Config, Model};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::vec::Vec;
+
+std::thread_local! {
+    /// Whether threads are shuttle's, all of which run on one of the system's.
+    static SHUTTLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Another CPU may go on here.
+fn point() {
+    if SHUTTLE.get() {
+        shuttle::thread::yield_now();
+    }
+}
 
 /// Registers that count.
 pub(super) struct Counted {
@@ -42,18 +56,22 @@ impl Registers for Counted {
         self.model.len()
     }
     fn read32(&self, offset: usize) -> u32 {
+        point();
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.model.read32(offset)
     }
     fn write32(&self, offset: usize, value: u32) {
+        point();
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.model.write32(offset, value);
     }
     fn read64(&self, offset: usize) -> u64 {
+        point();
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.model.read64(offset)
     }
     fn write64(&self, offset: usize, value: u64) {
+        point();
         let counter = if offset == IQT_REG { &self.doorbells } else { &self.writes };
         counter.fetch_add(1, Ordering::Relaxed);
         self.model.write64(offset, value);
@@ -86,9 +104,10 @@ unsafe impl Hal for Patient {
         self.0.now()
     }
     fn relax(&self) {
-        std::thread::yield_now();
+        if SHUTTLE.get() { shuttle::thread::yield_now() } else { std::thread::yield_now() }
     }
     fn stored(&self, phys: PhysAddr) {
+        point();
         self.0.stored(phys)
     }
 }
@@ -100,6 +119,8 @@ pub(super) struct Bed {
     model: Arc<Model>,
     regs: Regs<Arc<Counted>>,
     invalidator: Invalidator<Arc<Patient>>,
+    /// What was executed up to the last look.
+    seen: Mutex<Vec<(u64, bool)>>,
 }
 
 impl Bed {
@@ -119,7 +140,7 @@ impl Bed {
         regs.io().write64(RTADDR_REG, root.get() | mode);
         regs.trigger(&memory, GSTS::RTPS, true, "RTPS").unwrap();
         regs.set(&memory, GSTS::TES, true, "TES").unwrap();
-        let bed = Self { memory, hal, model, regs, invalidator };
+        let bed = Self { memory, hal, model, regs, invalidator, seen: Mutex::default() };
         bed.counts();
         bed
     }
