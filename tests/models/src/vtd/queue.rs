@@ -167,7 +167,7 @@ impl Unit {
     fn is_full(&self) -> bool {
         let pending = &self.queue.pending;
         let at_once = self.switches.execution == Execution::Queued && !pending.is_empty();
-        at_once || pending.iter().any(|fetched| fetched.is_wait() && !self.overtakes(fetched))
+        at_once || !self.overtakes() && pending.iter().any(Fetched::is_wait)
     }
 
     /// Fetches one descriptor where that is possible; whether it was.

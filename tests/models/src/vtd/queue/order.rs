@@ -39,9 +39,9 @@ const fn must_follow(earlier: &Descriptor, later: &Descriptor) -> bool {
 }
 
 impl Unit {
-    /// Whether descriptors behind this wait are fetched before it has reported.
-    pub(super) fn overtakes(&self, wait: &Fetched) -> bool {
-        matches!(self.switches.execution, Execution::Reversed | Execution::Shuffled(_)) && !wait.is_fence()
+    /// Whether descriptors behind a wait are fetched before it has reported.
+    pub(super) const fn overtakes(&self) -> bool {
+        matches!(self.switches.execution, Execution::Reversed | Execution::Shuffled(_))
     }
 
     /// Which of the descriptors pending is executed next, if any.
