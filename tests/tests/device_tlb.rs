@@ -182,9 +182,9 @@ fn whatever_is_taken_away_is_forgotten_by_the_device_too() {
             fill(&bench, &red[number + 1..], 2);
             fill(&bench, &blue, 2);
         }
-        assert_eq!(bench.model.endpoint(RED).held(), [], "{}", case.name);
+        assert_eq!(bench.model.endpoint(RED).cached(), [], "{}", case.name);
         other.retire().unwrap();
-        assert_eq!(bench.model.endpoint(BLUE).held(), [], "{}", case.name);
+        assert_eq!(bench.model.endpoint(BLUE).cached(), [], "{}", case.name);
         blue.iter().for_each(|blue| assert!(cached(&bench, *blue, PAGE).is_err()));
         drop((one, other));
         assert_eq!(bench.memory.in_use(), bench.kept(), "{}", case.name);
@@ -255,7 +255,7 @@ fn a_device_that_answers_again_is_let_go() {
         red.iter().for_each(|stream| assert!(silent(bench.unit.detach(*stream).map(drop)), "{}", case.name));
         bench.model.set_unanswering(RED, false);
         red.iter().for_each(|stream| assert!(bench.unit.detach(*stream).is_ok(), "{}", case.name));
-        assert_eq!(bench.model.endpoint(RED).held(), [], "{}", case.name);
+        assert_eq!(bench.model.endpoint(RED).cached(), [], "{}", case.name);
         red.iter().for_each(|stream| assert!(bench.unit.attach(*stream, Target::Paging(&*one)).is_ok()));
         fill(&bench, &red, 1);
         drop(one);
@@ -295,7 +295,7 @@ fn hardware_that_does_not_confirm_leaves_it_there_until_it_does() {
             assert!(bench.unit.set_device_tlb(id(RED), None).is_err(), "{}", case.name);
             fail(false);
             unmap(&*one, PAGE, 0x1000);
-            assert_eq!(bench.model.endpoint(RED).held(), [], "{}", case.name);
+            assert_eq!(bench.model.endpoint(RED).cached(), [], "{}", case.name);
             bench.unit.set_device_tlb(id(RED), None).unwrap();
             red.iter().for_each(|stream| assert!(cached(&bench, *stream, PAGE).is_err()));
             drop(one);
@@ -376,7 +376,7 @@ fn a_guest_has_its_own_device_forget_and_no_other() {
             }
             fill(&bench, &streams(&case, rid), 1);
         }
-        let held = |rid| bench.model.endpoint(rid).held().len();
+        let held = |rid| bench.model.endpoint(rid).cached().len();
         let all = held(BLUE);
         let ask = |words| bench.unit.invalidate_device(id(RED), &Invalidation { kind: DEVICE_TLB_REQUEST, words });
         // The source id in the request is the guest's business.

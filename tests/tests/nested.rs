@@ -527,22 +527,22 @@ fn device_tlbs_of_a_guest_forget_all_that_the_host_changes_and_what_the_guest_as
             assert_eq!(go(pasid, 5 * PAGE), Ok(HOST + PAGE));
             assert_eq!(go(pasid, 6 * PAGE), Ok(HOST + 2 * PAGE));
         }
-        assert_eq!(endpoint.held().len(), 4);
+        assert_eq!(endpoint.cached().len(), 4);
         // The guest's request: its page, of either kind of requests.
         guest.map(root, 5 * PAGE, MEMORY + 3 * PAGE);
         nested.invalidate(&request((5 * PAGE) | LEAVES_ONLY, 1)).unwrap();
-        assert_eq!(endpoint.held().len(), 2);
+        assert_eq!(endpoint.cached().len(), 2);
         assert_eq!((go(None, 5 * PAGE), go(Some(5), 5 * PAGE)), (Ok(HOST + 3 * PAGE), Ok(HOST + 3 * PAGE)));
         // The host's change: nobody knows at which of the guest's addresses.
         unmap(&*guest.parent, MEMORY + 2 * PAGE, PAGE);
-        assert_eq!(endpoint.held(), []);
+        assert_eq!(endpoint.cached(), []);
         assert!(go(None, 6 * PAGE).is_err() && go(Some(5), 6 * PAGE).is_err());
         map(&*guest.parent, MEMORY + 2 * PAGE, HOST + 2 * PAGE, PAGE);
         guest.map(root, 5 * PAGE, MEMORY + PAGE);
         nested.invalidate(&request(0, ALL_PAGES)).unwrap();
     }
     drop(nested);
-    assert_eq!(endpoint.held(), []);
+    assert_eq!(endpoint.cached(), []);
     endpoint.forget();
     bench.unit.set_device_tlb(source, None).unwrap();
     guest.end();
