@@ -11,6 +11,17 @@ pub trait DemoUnit: hw::Unit {
     /// Where its registers are, and what they say it can do, in words.
     fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result;
 
+    /// Its registers, decoded; nothing where its driver prints none.
+    fn print_registers(&self, _: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
+
+    /// The way of a request through its tables, decoded, and where a write ends: `None` where it is refused. Nothing at all
+    /// where its driver prints none.
+    fn print_walk(&self, _: Stream, _: Iova, _: &mut dyn fmt::Write) -> Option<Option<PhysAddr>> {
+        None
+    }
+
     /// Has hardware complete everything submitted so far, and returns the number by which its own trace can tell when.
     ///
     /// # Errors

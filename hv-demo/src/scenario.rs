@@ -64,4 +64,7 @@ pub fn print_unit(unit: &dyn DemoUnit) {
     // Writing to a string does not fail.
     let _ = unit.describe(&mut text);
     println!("{text}");
+    text.clear();
+    let _ = unit.print_registers(&mut text);
+    text.lines().for_each(|line| println!("  {line}"));
 }

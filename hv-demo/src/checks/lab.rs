@@ -6,9 +6,10 @@ use crate::edu::BUFFER_SIZE;
 use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::partition::{Buffer, Partition};
 use crate::report::{Entry, Report};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use iommu_core::addr::{Iova, PhysExtent};
+use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::device::AttachTo;
 use iommu_core::hw::{AccessKind, Fault, HwError, Stage, StreamId};
 use iommu_core::hwpt::Hwpt;
@@ -197,6 +198,15 @@ impl Lab<'_> {
             Ok(()) => self.report.check(&entry, "done", "done", None),
             Err(error) => self.report.trouble(check, &error),
         }
+    }
+
+    /// Prints the way of the device's requests to `iova`, where the driver can, which is to lead to `due`.
+    pub fn explain(&mut self, check: &str, device: &Device, iova: Iova, due: Option<PhysAddr>) {
+        let mut text = String::new();
+        let Some(end) = self.unit.print_walk(device.stream, iova, &mut text) else { return };
+        text.lines().for_each(|line| println!("          {line}"));
+        let said = |end: Option<PhysAddr>| end.map_or(String::from("nowhere"), |phys| alloc::format!("{phys}"));
+        self.report.state(check, said(due), said(end));
     }
 
     /// A transfer that must be let through to `frames`; `right` says whether the bytes are where they belong. Returns

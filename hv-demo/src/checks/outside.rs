@@ -45,6 +45,9 @@ pub fn other_partition(lab: &mut Lab<'_>, device: &mut Device, own: &Partition, 
     lab.round_trip(&format!("{me}: fills its function"), device, &harmless, (&own.page, 0), (&own.private, 0));
 
     let iova = other.private.iova();
+    let frame = own.private.extents().first().map(|extent| extent.start);
+    lab.explain(&format!("{me}: the tables lead to its own private page"), device, own.private.iova(), frame);
+    lab.explain(&format!("{me}: and not to that of {them}"), device, iova, None);
     let refusal = |access| Refusal::NotMapped(lab.stage, access);
     let (write, read) = (refusal(AccessKind::Write), refusal(AccessKind::Read));
     lab.refused(

@@ -21,6 +21,7 @@ use iommu_discovery::regions::required_regions;
 use iommu_discovery::scope::{unit_of, unresolved_scopes};
 use iommu_discovery::topology::Topology;
 use iommu_hal::regs::Mmio;
+use iommu_vtd::dump::End;
 use iommu_vtd::{Config, Unit};
 
 /// One remapping unit.
@@ -117,6 +118,19 @@ impl DemoUnit for VtdUnit {
         let hardware = self.unit.hardware();
         write!(f, "VT-d unit at {}: CAP {:#018x}, ECAP {:#018x}: ", self.base, hardware.cap(), hardware.ecap())?;
         write!(f, "{hardware}")
+    }
+
+    fn print_registers(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        write!(f, "{}", self.unit.registers())
+    }
+
+    fn print_walk(&self, stream: Stream, iova: Iova, f: &mut dyn fmt::Write) -> Option<Option<PhysAddr>> {
+        let walk = self.unit.walk(stream, iova);
+        write!(f, "{walk}").ok()?;
+        Some(match walk.end(true) {
+            End::Reaches(phys) => Some(phys),
+            _ => None,
+        })
     }
 
     fn sync(&self) -> Result<u32, HwError> {
