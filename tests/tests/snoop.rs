@@ -35,8 +35,11 @@ fn snoops(bench: &Bench) -> bool {
 
 #[test]
 fn accesses_snoop_where_that_is_enforced_and_only_there() {
-    for stage in [Stage::First, Stage::Second] {
-        let case = Case { name: format!("{stage:?}"), config: Config::server(), stage, non_coherent: false };
+    let legacy = Config::legacy().ecap_bits(Config::ECAP_SC, true);
+    for (config, stage) in
+        [(Config::server(), Stage::First), (Config::server(), Stage::Second), (legacy, Stage::Second)]
+    {
+        let case = Case { name: format!("{stage:?}"), config, stage, non_coherent: false };
         let bench = Bench::up(&case);
         assert!(bench.unit.capabilities().enforce_coherency);
         let (plain, snooping) = (bench.domain(), bench.unit.create_domain(&enforced(stage)).unwrap());
