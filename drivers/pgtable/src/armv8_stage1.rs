@@ -70,7 +70,7 @@ impl<G: Granule> Format for Armv8Stage1<G> {
     const DIRTY: u64 = AP_READ_ONLY | WAS_DIRTY;
 
     #[inline]
-    fn input_bits(levels: u8) -> u8 {
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
         armv8::input_bits::<G>(levels, 0)
     }
 
@@ -85,7 +85,7 @@ impl<G: Granule> Format for Armv8Stage1<G> {
     }
 
     #[inline]
-    fn can_express(prot: Prot) -> bool {
+    fn can_express(prot: Prot, _: Self::Options) -> bool {
         prot.read
     }
 

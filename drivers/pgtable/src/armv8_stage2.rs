@@ -73,7 +73,7 @@ impl<G: Granule> Format for Armv8Stage2<G> {
     const DIRTY: u64 = WRITE | WAS_DIRTY;
 
     #[inline]
-    fn input_bits(levels: u8) -> u8 {
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
         armv8::input_bits::<G>(levels, CONCATENATED_BITS)
     }
 
@@ -88,7 +88,7 @@ impl<G: Granule> Format for Armv8Stage2<G> {
     }
 
     #[inline]
-    fn can_express(prot: Prot) -> bool {
+    fn can_express(prot: Prot, _: Self::Options) -> bool {
         !prot.is_none()
     }
 

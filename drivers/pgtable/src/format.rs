@@ -76,7 +76,7 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// Bits of the addresses, from 0 up, that a table of `levels` levels translates at most. More than
     /// `PAGE_BITS + levels * INDEX_BITS` where tables are concatenated at the root.
-    fn input_bits(levels: u8) -> u8;
+    fn input_bits(levels: u8, options: Self::Options) -> u8;
 
     /// log2 of the entries of `level` side by side that can form one contiguous group, which caches may hold as one
     /// leaf; 0 where the format has none.
@@ -93,7 +93,7 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     }
 
     /// Whether a leaf can allow exactly `prot`.
-    fn can_express(prot: Prot) -> bool;
+    fn can_express(prot: Prot, options: Self::Options) -> bool;
 
     /// Whether the leaf `entry` is one of a contiguous group.
     fn is_grouped(entry: u64) -> bool {

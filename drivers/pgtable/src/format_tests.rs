@@ -12,7 +12,10 @@ const FLAGS: [bool; 2] = [false, true];
 /// Every way in which a leaf of `level` can be asked for.
 fn attributes<F: Format>(level: u8) -> Vec<Attributes> {
     let mut all = Vec::new();
-    for prot in [Prot::READ, Prot::WRITE, Prot::READ_WRITE].into_iter().filter(|prot| F::can_express(*prot)) {
+    for prot in [Prot::READ, Prot::WRITE, Prot::READ_WRITE]
+        .into_iter()
+        .filter(|prot| F::can_express(*prot, F::Options::default()))
+    {
         for grouped in FLAGS.into_iter().filter(|grouped| !grouped || F::group_bits(level) != 0) {
             all.extend(FLAGS.map(|tracked| Attributes { prot, grouped, tracked }));
         }
@@ -39,7 +42,7 @@ fn shape<F: Format>() {
     assert!(F::LINK & F::PRESENT != 0 && F::LINK & !F::LINK_MASK == 0);
     assert!(usize::from(*F::LEVELS.end()) <= MOST_LEVELS && F::TOP_LEAF_LEVEL < *F::LEVELS.end());
     for levels in F::LEVELS {
-        let bits = u32::from(F::input_bits(levels));
+        let bits = u32::from(F::input_bits(levels, F::Options::default()));
         assert!(bits > shift::<F>(levels - 1) && bits <= shift::<F>(levels) + 4, "{levels} levels: {bits} bits");
     }
     for level in levels::<F>() {

@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | [`VtdSecondStage`] | 3, 4, 5; 4 KiB | 4 KiB, 2 MiB, 1 GiB |
 //! | [`VtdFirstStage`], which is x86-64's | 4, 5; 4 KiB | 4 KiB, 2 MiB, 1 GiB |
+//! | [`Vtd`]: either of the two, known when the table is made | as theirs | as theirs |
 //! | [`Armv8Stage1`], [`Armv8Stage2`] with [`Granule4K`] | 2 (stage 2 only), 3, 4; 4 KiB | 4 KiB, 2 MiB, 1 GiB; 64 KiB, 32 MiB, 16 GiB |
 //! | the same with [`Granule16K`] | 2, 3, 4 (stage 1 only); 16 KiB | 16 KiB, 32 MiB; 2 MiB, 1 GiB |
 //! | the same with [`Granule64K`] | 2, 3; 64 KiB | 64 KiB, 512 MiB; 2 MiB, 16 GiB |
@@ -117,6 +118,7 @@ mod sizes;
 mod table;
 mod trace;
 mod unmap;
+mod vtd;
 mod vtd_first_stage;
 mod vtd_second_stage;
 mod walk;
@@ -132,5 +134,6 @@ pub use riscv64::Riscv64;
 pub use shared::SharedTable;
 pub use table::{Config, PageTable};
 pub use trace::Met;
+pub use vtd::{Vtd, VtdOptions};
 pub use vtd_first_stage::{FirstStageOptions, VtdFirstStage};
 pub use vtd_second_stage::{SecondStageOptions, VtdSecondStage};

@@ -41,7 +41,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         unit: &mut dyn Flush,
     ) -> Result<(), HwError> {
         if let [extent] = extents
-            && F::can_express(prot)
+            && F::can_express(prot, self.options)
             && self.is_coherent()
             && self.is_confirmed()
             && self.is_sound(claim, iova, *extent)
@@ -122,7 +122,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         if len == 0 {
             return Ok(());
         }
-        if !F::can_express(prot) {
+        if !F::can_express(prot, self.options) {
             return Err(HwError::Protection(prot));
         }
         check_aligned::<F>(iova.get())?;

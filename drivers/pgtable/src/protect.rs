@@ -12,7 +12,7 @@ use iommu_hal::Hal;
 impl<H: Hal, F: Format> PageTable<H, F> {
     /// See [`Claim::protect`](crate::Claim::protect).
     pub(crate) fn protect(&self, range: IovaRange, prot: Prot, unit: &mut dyn Flush) -> Result<Transition, HwError> {
-        if !F::can_express(prot) {
+        if !F::can_express(prot, self.options) {
             return Err(HwError::Protection(prot));
         }
         self.check_range(range)?;

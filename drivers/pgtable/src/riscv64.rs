@@ -62,13 +62,13 @@ impl Format for Riscv64 {
     const DIRTY: u64 = D;
 
     #[inline]
-    fn input_bits(levels: u8) -> u8 {
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
         // The top bit is the sign: the lower half has it clear.
         12 + 9 * levels - 1
     }
 
     #[inline]
-    fn can_express(prot: Prot) -> bool {
+    fn can_express(prot: Prot, _: Self::Options) -> bool {
         prot.read
     }
 

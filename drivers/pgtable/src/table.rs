@@ -92,7 +92,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         if config.track_dirty && config.memory == WalkerMemory::NonCoherent {
             return Err(HwError::Unsupported("dirty tracking by walkers that do not snoop"));
         }
-        let input_bits = config.input_bits.min(F::input_bits(levels));
+        let input_bits = config.input_bits.min(F::input_bits(levels, config.options));
         let output_bits = config.output_bits.min(F::OUTPUT_BITS);
         let address_bits = config.address_bits.min(F::OUTPUT_BITS);
         if u32::from(input_bits.min(output_bits).min(address_bits)) < F::PAGE_BITS {

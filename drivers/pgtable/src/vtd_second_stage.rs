@@ -57,12 +57,12 @@ impl Format for VtdSecondStage {
     const DIRTY: u64 = D;
 
     #[inline]
-    fn input_bits(levels: u8) -> u8 {
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
         12 + 9 * levels
     }
 
     #[inline]
-    fn can_express(prot: Prot) -> bool {
+    fn can_express(prot: Prot, _: Self::Options) -> bool {
         !prot.is_none()
     }
 

@@ -7,14 +7,14 @@ use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{DomainConfig, HwError, Stage};
 use iommu_hal::Hal;
 use iommu_pgtable::{Config, FirstStageOptions, PageTable, SecondStageOptions, SharedTable};
-use iommu_pgtable::{VtdFirstStage, VtdSecondStage};
+use iommu_pgtable::{Vtd, VtdOptions};
 
 /// Tables of either stage.
 pub(crate) enum StageTables<H: Hal + Clone> {
     /// Walked as a first stage.
-    First(SharedTable<H, VtdFirstStage>),
+    First(SharedTable<H, Vtd>),
     /// Walked as a second stage.
-    Second(SharedTable<H, VtdSecondStage>),
+    Second(SharedTable<H, Vtd>),
 }
 
 /// Does the same with the tables of either stage.
@@ -40,7 +40,7 @@ impl<H: Hal + Clone> StageTables<H> {
         match config.stage {
             Stage::First => {
                 let stage = caps.first_stage()?;
-                let config = Config::<VtdFirstStage> {
+                let config = Config::<Vtd> {
                     levels: stage.levels,
                     page_sizes: caps.first_stage_pages(),
                     input_bits: stage.input_bits,
@@ -48,13 +48,13 @@ impl<H: Hal + Clone> StageTables<H> {
                     memory: caps.paging_memory(),
                     address_bits: host_bits,
                     track_dirty: config.dirty_tracking,
-                    options: FirstStageOptions::default(),
+                    options: VtdOptions::First(FirstStageOptions::default()),
                 };
                 Ok(Self::First(SharedTable::new(PageTable::new(hal.clone(), config)?)))
             }
             Stage::Second => {
                 let stage = caps.second_stage()?;
-                let config = Config::<VtdSecondStage> {
+                let config = Config::<Vtd> {
                     levels: stage.levels,
                     page_sizes: caps.second_stage_pages(),
                     input_bits: stage.input_bits,
@@ -62,7 +62,7 @@ impl<H: Hal + Clone> StageTables<H> {
                     memory: caps.paging_memory(),
                     address_bits: host_bits,
                     track_dirty: config.dirty_tracking,
-                    options: SecondStageOptions { snoop: config.enforce_coherency },
+                    options: VtdOptions::Second(SecondStageOptions { snoop: config.enforce_coherency }),
                 };
                 Ok(Self::Second(SharedTable::new(PageTable::new(hal.clone(), config)?)))
             }
