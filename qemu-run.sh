@@ -76,7 +76,7 @@ describe_q35() {
     adi)
         iommu+=,$scalable,$pasids
         # For three partitions.
-        memory=8G
+        memory=5G
         # In the middle of edu0's registers, where it has none of its own. The demo looks for it.
         doorbell=(-plugin "file=$plugin,device=edu0,region=edu-mmio[0],offset=0x80000")
         ;;

@@ -78,12 +78,12 @@ impl Engine {
 }
 
 impl Device {
-    /// The part of this device's function that sends `pasid`; `None` where the function has no doorbell.
-    pub fn part(&self, name: &'static str, pasid: Pasid) -> Option<Self> {
+    /// The part of this device's function that sends `pasid`, or none; `None` where the function has no doorbell.
+    pub fn part(&self, name: &'static str, pasid: Option<Pasid>) -> Option<Self> {
         Some(Self {
             name,
-            engine: Engine::Part(Part::new(self.space.doorbell()?, Some(pasid))),
-            stream: Stream::with_pasid(self.stream.id, pasid),
+            engine: Engine::Part(Part::new(self.space.doorbell()?, pasid)),
+            stream: Stream { pasid, ..self.stream },
             assigned: self.assigned.clone(),
             space: self.space.clone(),
             held: Vec::new(),

@@ -53,7 +53,8 @@ fn with(unit: &Arc<dyn DemoUnit>, function: Device, report: &mut Report) -> Resu
     let partition =
         |name, owner, private| Partition::new(name, OwnerId(owner), unit, stage, private, Some(&space)).map_err(says);
     let (red, blue) = (partition("red", 1, address::RED)?, partition("blue", 2, address::BLUE)?);
-    let bench = Bench { unit, space: &space, function };
+    let doorbell = function.part("the doorbell", None).ok_or("the function has no doorbell")?;
+    let bench = Bench { unit, space: &space, function, doorbell };
     let lab = &mut Lab { unit: &**unit, stage, report };
     if u32::from(bits) == Pasid::BITS {
         let green = partition("green", 3, address::GREEN)?;
@@ -69,6 +70,8 @@ struct Bench<'a> {
     space: &'a PasidSpace,
     /// The function as a whole, with its own engine that sends no PASIDs.
     function: Device,
+    /// The same, with the doorbell's engine.
+    doorbell: Device,
 }
 
 impl Bench<'_> {
@@ -180,7 +183,7 @@ impl Bench<'_> {
     }
 
     fn part(&self, name: &'static str, raw: u32) -> Result<Device, String> {
-        self.function.part(name, pasid(raw)?).ok_or_else(|| String::from("the function has no doorbell"))
+        self.function.part(name, Some(pasid(raw)?)).ok_or_else(|| String::from("the function has no doorbell"))
     }
 
     /// PASIDs are switched on in the function; before that it sends none, and before any attach all are refused.
@@ -250,12 +253,15 @@ impl Bench<'_> {
     /// Requests without a PASID find nothing mapped, wherever they go.
     fn empty(&mut self, lab: &mut Lab<'_>, victim: &Partition, seed: u8) {
         let bytes = pattern(seed);
-        for (buffer, what) in [(&victim.page, "its page"), (&victim.private, "its private page")] {
+        for (device, buffer, what) in
+            [(&mut self.function, &victim.page, "its page"), (&mut self.doorbell, &victim.private, "its private page")]
+        {
             buffer.write(0, &bytes);
             for transfer in [Transfer::write(buffer.iova(), 64), Transfer::read(buffer.iova(), 64)] {
-                let check = format!("without PASID: {} where {} has {what}", transfer.access, victim.name);
-                let refusal = Refusal::NotMapped(lab.stage, transfer.access);
-                lab.refused(&check, &mut self.function, transfer, refusal, || holds(buffer, 0, &bytes));
+                let (name, access) = (device.name, transfer.access);
+                let check = format!("without PASID: {access} of {name} where {} has {what}", victim.name);
+                let refusal = Refusal::NotMapped(lab.stage, access);
+                lab.refused(&check, device, transfer, refusal, || holds(buffer, 0, &bytes));
             }
         }
     }
