@@ -3,7 +3,7 @@
 use crate::common::callgrind::{instructions, valgrind};
 use crate::hardware::Machine;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
-use iommu_core::hw::{DomainConfig, Gather, Prot, Stage, Unit as _};
+use iommu_core::hw::{Gather, Prot};
 
 /// What is counted.
 pub const KINDS: [(&str, &str); 3] = [
@@ -21,7 +21,7 @@ pub fn run(arguments: &[String]) {
     let [kind, times, flushed] = arguments else { panic!("--count KIND TIMES FLUSHED") };
     let [times, flushed]: [u32; 2] = [times, flushed].map(|number| number.parse().expect("a number"));
     let (_, unit) = Machine::up(0, true);
-    let domain = unit.create_domain(&DomainConfig::new(Stage::Second)).expect("a domain");
+    let domain = Machine::domain(&unit);
     let pages = match kind.as_str() {
         "sync" => {
             for _ in 0..flushed {

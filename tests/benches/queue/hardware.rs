@@ -2,6 +2,7 @@
 
 use crate::common::host::Host;
 use iommu_core::addr::PhysAddr;
+use iommu_core::hw::{Domain, DomainConfig, RequesterId, Stage, Stream, Target, Unit as _};
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use iommu_vtd::{Config, Unit};
@@ -47,6 +48,13 @@ impl Machine {
         let unit = Unit::bring_up(machine.clone(), machine.clone(), config).expect("a unit");
         machine.take_doorbells();
         (machine, unit)
+    }
+
+    /// A domain that a function is led to: hardware is asked nothing about others.
+    pub fn domain(unit: &TestUnit) -> Box<dyn Domain> {
+        let domain = unit.create_domain(&DomainConfig::new(Stage::Second)).expect("a domain");
+        unit.attach(Stream::function(RequesterId::new(8)), Target::Paging(&*domain)).expect("an attach");
+        domain
     }
 
     /// Doorbells since the last call.
