@@ -47,7 +47,7 @@ impl World<'_> {
                     false
                 }
                 Lead::Blocked => true,
-                Lead::Space(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
+                Lead::Space(space) | Lead::Guest(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
             };
         }
         outcomes
@@ -100,6 +100,8 @@ impl World<'_> {
             };
             let name = self.name();
             let how = format!("{stream} at {at:#x}, write {write}, device TLB {translated}");
+            let faults = if fine { Vec::new() } else { self.bench.model.take_faults() };
+            let how = format!("{how}, faults {:x?}", faults.last());
             assert!(fine, "{name} after {after}: {how}: {seen:x?}, {allowed:x?}");
         }
     }

@@ -31,6 +31,8 @@ enum Lead {
     Blocked,
     Identity,
     Space(usize),
+    /// Through the guest's first stage on top of a space, which leads every address to itself.
+    Guest(usize),
 }
 
 /// A stream and where it may lead: one place, or several where hardware did not confirm.
@@ -121,7 +123,9 @@ impl<'n> World<'n> {
     pub fn finish(mut self) {
         self.settle();
         self.compare("the end");
+        self.part_from_guests();
         for space in &mut self.spaces {
+            drop(space.guest.take());
             drop(space.domain.take());
         }
         for traveller in self.travellers.iter_mut().filter(|traveller| traveller.leads != [Lead::Identity]) {

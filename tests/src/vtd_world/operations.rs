@@ -4,8 +4,14 @@ use super::space::{Segment, Space, State};
 use super::{Lead, REQUESTERS, World};
 use crate::bench::{Bench, extent, range};
 use iommu_core::addr::{Iova, PhysExtent};
-use iommu_core::hw::{DeviceTlb, DomainConfig, Gather, HwError, Prot, RequesterId, Stage, StreamId, Target, Unit as _};
+use iommu_core::hw::{
+    DeviceTlb, DomainConfig, Gather, HwError, Nested, NestedConfig, Prot, RequesterId, Stage, StreamId, Target,
+    Unit as _,
+};
+use iommu_hal::mem::Frames;
+use iommu_hal::{FrameRequest, WalkerMemory};
 use iommu_models::vtd::Queue;
+use iommu_vtd::guest::FIRST_STAGE;
 
 const PAGE: u64 = 0x1000;
 const LARGE: u64 = 1 << 21;
@@ -133,12 +139,50 @@ impl World<'_> {
             (true, false) => Stage::First,
             _ => Stage::Second,
         };
-        match self.bench.unit.create_domain(&DomainConfig::new(stage)) {
-            Ok(domain) => self.spaces.push(Space::new(domain)),
+        let nest_parent = stages.nesting && stage == Stage::Second && self.numbers.once_in(2);
+        match self.bench.unit.create_domain(&DomainConfig { nest_parent, ..DomainConfig::new(stage) }) {
+            Ok(domain) => {
+                let mut space = Space::new(domain);
+                if nest_parent {
+                    space.guest = self.guest(&space);
+                }
+                self.spaces.push(space);
+            }
             Err(HwError::OutOfMemory | HwError::OutOfDomainIds) => {}
             Err(other) => panic!("{}: a domain: {other}", self.name()),
         }
         format!("a domain of {stage:?}")
+    }
+
+    /// A first stage on top of a space that leads every address to itself; `None` where something is in the way of it.
+    fn guest(&self, space: &Space) -> Option<Box<dyn Nested>> {
+        let parent = &**space.domain.as_ref()?;
+        // Its tables are memory of the parent, at their own addresses: those of the unit's memory, which nobody tries.
+        let request = FrameRequest::single(46, WalkerMemory::Coherent);
+        let [root, gibibytes] = [(); 2].map(|()| Frames::alloc(self.bench.memory.clone(), request));
+        let (root, gibibytes) = (root?, gibibytes?);
+        for frames in [&root, &gibibytes] {
+            let at = frames.phys().get();
+            parent.map(Iova::new(at), &[extent(at, PAGE)], Prot::READ_WRITE).ok()?;
+        }
+        // Present, writable, user, accessed; the leaves dirty, and of 1 GiB.
+        root.frame(0)?.publish(0, gibibytes.phys().get() | 0x27);
+        (0..4).for_each(|leaf| gibibytes.frame(0).expect("a frame").publish(leaf, (leaf as u64) << 30 | 0xe7));
+        let at = root.phys().get();
+        // The guest keeps them for ever.
+        std::mem::forget((root, gibibytes));
+        let words = [0, at, 48];
+        self.bench.unit.create_nested(parent, &NestedConfig { kind: FIRST_STAGE, words: &words }).ok()
+    }
+
+    /// Has every stream leave the guests' first stages, as their drop asks for.
+    pub(super) fn part_from_guests(&mut self) {
+        for who in 0..self.travellers.len() {
+            if self.travellers[who].leads.iter().any(|lead| matches!(lead, Lead::Guest(_))) {
+                self.bench.unit.detach(self.travellers[who].stream).expect("the queue runs");
+                self.went(who, Lead::Blocked, Ok(()));
+            }
+        }
     }
 
     fn drop_space(&mut self) -> String {
@@ -146,6 +190,12 @@ impl World<'_> {
             return "nothing".into();
         }
         let Some(at) = self.some_space() else { return "no domain to drop".into() };
+        if self.spaces[at].guest.is_some() {
+            if self.travellers.iter().any(|traveller| traveller.leads.contains(&Lead::Guest(at))) {
+                return "a domain under a guest".into();
+            }
+            drop(self.spaces[at].guest.take());
+        }
         let retire = self.numbers.once_in(2);
         let domain = self.spaces[at].domain.take().expect("it is there");
         let certain = retire && domain.retire().is_ok();
@@ -265,10 +315,18 @@ impl World<'_> {
     fn attach(&mut self) -> String {
         let Some(at) = self.some_space() else { return "no domain to attach to".into() };
         let who = self.numbers.below(self.travellers.len() as u64) as usize;
+        let stream = self.travellers[who].stream;
+        if let Some(guest) = &self.spaces[at].guest
+            && self.numbers.once_in(2)
+        {
+            let found = self.bench.unit.attach(stream, Target::Nested(&**guest));
+            self.went(who, Lead::Guest(at), found.map(drop));
+            return format!("attach of {stream} to the guest of domain {at}: {found:?}");
+        }
         let domain = self.spaces[at].domain.as_ref().expect("it is there");
-        let found = self.bench.unit.attach(self.travellers[who].stream, Target::Paging(&**domain));
+        let found = self.bench.unit.attach(stream, Target::Paging(&**domain));
         self.went(who, Lead::Space(at), found.map(drop));
-        format!("attach of {} to domain {at}: {found:?}", self.travellers[who].stream)
+        format!("attach of {stream} to domain {at}: {found:?}")
     }
 
     fn attach_identity(&mut self) -> String {

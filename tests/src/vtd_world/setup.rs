@@ -23,7 +23,7 @@ fn without_queue() -> Config {
 
 /// A unit chosen by `numbers`, with bits of its own.
 pub fn choose(numbers: &mut Numbers<'_>) -> Case {
-    let bases: [(&str, fn() -> Config, Stage); 9] = [
+    let bases: [(&str, fn() -> Config, Stage); 10] = [
         ("second stage", Config::second_stage, Stage::Second),
         ("first stage", Config::first_stage, Stage::First),
         ("server, second stage", Config::server, Stage::Second),
@@ -31,6 +31,7 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         ("narrow", narrow, Stage::Second),
         ("unsnooped, second stage", server_without_snooping, Stage::Second),
         ("unsnooped, first stage", server_without_snooping, Stage::First),
+        ("server, nested", Config::server_nested, Stage::Second),
         ("legacy", Config::legacy, Stage::Second),
         ("legacy by registers", without_queue, Stage::Second),
     ];

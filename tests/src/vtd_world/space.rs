@@ -1,6 +1,6 @@
 //! What a domain ought to hold.
 
-use iommu_core::hw::{Domain, Gather, Prot};
+use iommu_core::hw::{Domain, Gather, Nested, Prot};
 
 /// Where a range stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,8 @@ impl Segment {
 pub struct Space {
     /// The domain; `None` once it was dropped.
     pub domain: Option<Box<dyn Domain>>,
+    /// A guest's first stage on top of it.
+    pub guest: Option<Box<dyn Nested>>,
     /// What it leads to.
     pub segments: Vec<Segment>,
     /// What was taken out and not flushed.
@@ -51,7 +53,7 @@ pub struct Space {
 impl Space {
     /// An empty one.
     pub fn new(domain: Box<dyn Domain>) -> Self {
-        Self { domain: Some(domain), segments: Vec::new(), gather: Gather::new() }
+        Self { domain: Some(domain), guest: None, segments: Vec::new(), gather: Gather::new() }
     }
 
     /// Adds what an access to `at` may meet: where it may go, and whether it may be refused.
