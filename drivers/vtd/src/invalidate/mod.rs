@@ -275,10 +275,11 @@ pub fn plan(caps: &Capabilities, change: &Change<'_>, sink: &mut dyn Sink) -> bo
         }
         // Table 28, where SSADE was set. Where it was cleared it would not be needed; then hardware stops writing tables.
         Change::AccessDirtyChanged { users } => {
+            // One that names the domain takes the place of many that name PASIDs. Of many users nobody counts who is alone.
+            let few = users.iter().nth(pages::MOST).is_none();
             for (user, tag) in users.tagged() {
                 let domain = tag.domain_id();
-                // One that names the domain takes the place of many that name PASIDs.
-                let alone = users.of(tag).take(2).count() == 1;
+                let alone = few && users.of(tag).nth(1).is_none();
                 let scope = PasidScope::Pasid { domain, pasid: user.index };
                 sink.add(Invalidation::PasidCache(if alone { scope } else { PasidScope::Domain(domain) }));
                 sink.add(Invalidation::Iotlb { scope: IotlbScope::Domain(domain), drain });

@@ -12,7 +12,7 @@ const WIDEST_MASK: u8 = 51;
 
 /// Most page-selective invalidations for one change. A gather holds no more ranges than this, so one tag, or one PASID,
 /// never needs more; many PASIDs would need that many times as much, while dropping the whole domain is always one.
-const MOST: usize = 8;
+pub(super) const MOST: usize = 8;
 
 /// The PASIDs that lead to a first stage: up to [`MOST`], each once.
 struct Indexes {

@@ -152,6 +152,9 @@ fn accessed_and_dirty_bits_switched_drop_entries_and_translations_of_every_domai
     let several = [(SECOND, USER), (SECOND, with_pasid(3)), (SECOND, with_tlb(with_pasid(0x5_4321)))];
     let expected = [(PASID_CACHE_DOMAIN, 0), (IOTLB_DOMAIN, 0), (PASID_DEVICE_TLB, EVERYWHERE_8)];
     assert_eq!(change(&several), expected);
+    let many: Vec<_> = (1..=9).map(|pasid| (Tag::Domain(pasid), with_pasid(1))).collect();
+    let expected = (1..=9).map(|id| (7 | id << 16, 0)).chain((1..=9).map(|id| (IOTLB_DOMAIN_0 | id << 16, 0)));
+    assert_eq!(change(&many), expected.collect::<Vec<_>>());
     // SSADE is the second stage's, whoever leads through it.
     let nested = [(SECOND, USER), (NESTED, with_pasid(3))];
     let nested_cache = 7 | 1 << 4 | 0x2345 << 16 | 3 << 32;
