@@ -85,7 +85,7 @@ pub(super) fn unmapped(
         Tag::Domain(domain) => second_stage(caps, tag, domain, users, change, drain, sink),
         Tag::DomainAndPasid(domain) => first_stage(tag, domain, users, change, drain, sink),
     }
-    for (user, held) in users.tagged().filter(|(user, _)| user.tlb.is_some()) {
+    for (user, held) in users.with_tlb() {
         if change.everything || held != tag {
             // Where a guest's addresses lead to what changed is the guest's to know.
             add_device_tlb(user, TlbPages::All, sink);
@@ -113,7 +113,7 @@ fn second_stage(
             None => sink.add(all_of(tag, 0, drain)),
         }
     }
-    for (_, nested) in users.tagged().filter(|(_, held)| *held != tag) {
+    for (_, nested) in users.beside(tag) {
         // Page-selective takes all nested translations of the domain id, and all that is cached of the first stage
         // (section 6.5.2.3, table 23): a second one would only add entries of the second stage.
         let domain = nested.domain_id();

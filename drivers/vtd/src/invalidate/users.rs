@@ -47,12 +47,16 @@ impl Seat {
 #[derive(Debug, Default)]
 pub struct Users {
     first: Option<Box<Node>>,
+    /// Some lead to what has another tag than others; may stay set when those are gone, until all are.
+    mixed: bool,
+    /// Some have a device TLB; may stay set as well.
+    tlbs: bool,
 }
 
 impl Users {
     /// No users.
     pub const fn new() -> Self {
-        Self { first: None }
+        Self { first: None, mixed: false, tlbs: false }
     }
 
     /// Each of them, in order.
@@ -70,9 +74,22 @@ impl Users {
         self.tagged().filter(move |(_, held)| *held == tag).map(|(user, _)| user)
     }
 
+    /// Each of those that lead to what has another tag, with that. Looks at no more than one where all have the same.
+    pub fn beside(&self, tag: Tag) -> impl Iterator<Item = (User, Tag)> + '_ {
+        let none = !self.mixed && self.first.as_ref().is_none_or(|node| node.tag == tag);
+        self.tagged().take(if none { 0 } else { usize::MAX }).filter(move |(_, held)| *held != tag)
+    }
+
+    /// Each of those that have a device TLB, with the tag of what they lead to. Looks at none where none has.
+    pub fn with_tlb(&self) -> impl Iterator<Item = (User, Tag)> + '_ {
+        self.tagged().take(if self.tlbs { usize::MAX } else { 0 }).filter(|(user, _)| user.tlb.is_some())
+    }
+
     /// One more, which leads to what has this tag.
     pub fn add(&mut self, tag: Tag, mut seat: Seat) {
         seat.0.tag = tag;
+        self.mixed |= self.first.as_ref().is_some_and(|node| node.tag != tag);
+        self.tlbs |= seat.0.user.tlb.is_some();
         let mut at = &mut self.first;
         while at.as_ref().is_some_and(|node| node.key() < seat.0.key()) {
             // The loop's condition has seen it.
@@ -85,6 +102,7 @@ impl Users {
 
     /// From now on the users of `source` have this device TLB.
     pub fn set_tlb(&mut self, source: RequesterId, tlb: Option<TlbTarget>) {
+        self.tlbs |= tlb.is_some();
         let mut at = self.first.as_deref_mut();
         while let Some(node) = at {
             if node.user.source == source {
@@ -107,6 +125,9 @@ impl Users {
         }
         let mut node = at.take()?;
         *at = node.next.take();
+        if self.first.is_none() {
+            (self.mixed, self.tlbs) = (false, false);
+        }
         Some(Seat(node))
     }
 }
@@ -161,5 +182,28 @@ mod tests {
         assert_eq!((users.of(TAG).count(), users.of(nested).count()), (0, 1));
         users.add(TAG, seat);
         assert_eq!(users.of(TAG).count(), 1);
+        // Whichever came first.
+        let beside = |users: &Users, tag| users.beside(tag).map(|(_, tag)| tag).collect::<Vec<_>>();
+        assert_eq!((beside(&users, TAG), beside(&users, nested)), (alloc::vec![nested], alloc::vec![TAG]));
+        users.remove(TAG, RequesterId::new(1), None).unwrap();
+        assert_eq!((beside(&users, TAG), beside(&users, nested)), (alloc::vec![nested], alloc::vec![]));
+        users.remove(nested, RequesterId::new(1), None).unwrap();
+        users.add(TAG, Seat::new(user(1, None)).unwrap());
+        assert_eq!((beside(&users, TAG), beside(&users, nested)), (alloc::vec![], alloc::vec![TAG]));
+    }
+
+    #[test]
+    fn those_with_a_device_tlb_are_found_however_they_got_it() {
+        let tlb = TlbTarget { source: RequesterId::new(1), physical: None, queue_depth: 1 };
+        let mut users = Users::new();
+        users.add(TAG, Seat::new(user(1, None)).unwrap());
+        users.add(TAG, Seat::new(user(2, None)).unwrap());
+        assert_eq!(users.with_tlb().count(), 0);
+        users.set_tlb(RequesterId::new(1), Some(tlb));
+        assert_eq!(users.with_tlb().map(|(user, _)| user.source.get()).collect::<Vec<_>>(), [1]);
+        users.set_tlb(RequesterId::new(1), None);
+        assert_eq!(users.with_tlb().count(), 0);
+        users.add(TAG, Seat::new(User { tlb: Some(tlb), ..user(3, None) }).unwrap());
+        assert_eq!(users.with_tlb().count(), 1);
     }
 }
