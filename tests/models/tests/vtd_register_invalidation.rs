@@ -239,3 +239,16 @@ fn reserved_bits_are_flagged() {
     );
     assert_eq!((bench.read64(CCMD), bench.read64(IOTLB), bench.read64(IVA)), (0, 0, 0));
 }
+
+#[test]
+fn what_is_drained_is_in_memory_with_the_answer() {
+    for (flags, left) in [(0, 1), (1 << 48, 0), (1 << 49, 1)] {
+        let (bench, ..) = up(Config::second_stage());
+        bench.model.linger(true);
+        assert_eq!(bench.write_at(0x3000), Ok(0x5000));
+        bench.model.answer_after(1);
+        bench.write64(IOTLB, START | 2 << 60 | flags | DOMAIN << 32);
+        assert_eq!((bench.read64(IOTLB) >> 63, bench.model.in_flight().len()), (1, 1));
+        assert_eq!((bench.read64(IOTLB) >> 63, bench.model.in_flight().len()), (0, left), "{flags:#x}");
+    }
+}
