@@ -140,9 +140,12 @@ fn a_unit_without_regions_has_no_such_registers() {
             Violation::ReadOnly { offset: PHMBASE, value: 0x20_0000 },
         ]
     );
-    // One of the two.
+    // One of the two: the other, whose registers read 0, protects nothing.
     let bench = Bench::new(Config::server().cap_bits(1 << 5, true));
+    bench.write32(PLMBASE, 0x20_0000);
+    bench.write32(PLMLIMIT, 0x20_0000);
     bench.write32(PMEN, EPM);
+    assert_eq!((bench.write_at(0x1000), bench.write_at(0x20_1000)), (Ok(0x1000), Err(FaultCode::NONE)));
     bench.write64(PHMBASE, 0);
     assert_eq!(bench.model.violations(), [Violation::ReadOnly { offset: PHMBASE, value: 0 }]);
 }
