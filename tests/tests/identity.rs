@@ -1,7 +1,7 @@
 //! Identity: by pass-through where the unit has it, else by tables that lead everything to itself; a stream sees the same.
 
 use iommu_core::addr::Iova;
-use iommu_core::hw::{HwError, Stage, Target, Transition, Unit as _};
+use iommu_core::hw::{HwError, Pasid, RequesterId, Stage, Stream, Target, Transition, Unit as _};
 use iommu_models::vtd::{Config, FaultCode};
 use iommu_tests::bench::{Bench, memory, stream};
 use iommu_tests::case::{Case, narrow};
@@ -55,11 +55,19 @@ fn tables_do_what_pass_through_does() {
         let structures = bench.kept();
         let tables = bench.memory.in_use() - structures - own;
         assert!(tables < 100, "{}: {tables}", case.name);
-        // Nothing may lead into the range, not even to itself: the walk ends where nothing is mapped, as it does elsewhere.
-        let walk = |at| bench.model.translate(RED, None, Iova::new(at), false).map(|found| found.phys);
-        for at in [INTERRUPTS, INTERRUPTS + 0xf_ffff] {
-            let mapped = FaultCode::INTERRUPT_OUTPUT == walk(at).unwrap_err();
-            assert!(!mapped && walk(at) != Err(FaultCode::LEGACY_INTERRUPT_OUTPUT), "{}: {:?}", case.name, walk(at));
+        // Nothing may lead into the range, not even to itself: with a PASID there is a walk, and it finds nothing there.
+        if bench.unit.capabilities().pasid_bits > 1 {
+            let part = Stream::with_pasid(RequesterId::new(RED), Pasid::new(2).unwrap());
+            bench.unit.attach(part, Target::Identity).unwrap();
+            let walk = |at| bench.model.dma(RED, Some(2), Iova::new(at), 1, true).map_err(|blocked| blocked.code);
+            assert_eq!(walk(INTERRUPTS - 1).unwrap()[0].start.get(), INTERRUPTS - 1);
+            // Tables of the second stage, where there is one.
+            let second = bench.unit.capabilities().second_stage;
+            let nothing = if second { FaultCode::SECOND_PERMISSION } else { FaultCode::FIRST_NOT_PRESENT };
+            for at in [INTERRUPTS, INTERRUPTS + 0xf_ffff] {
+                assert_eq!(walk(at), Err(nothing), "{}", case.name);
+            }
+            bench.unit.detach(part).unwrap();
         }
         bench.detach(BLUE);
         assert!(bench.read(BLUE, 0x1000).is_err() && bench.write(BLUE, 0x1000).is_err(), "{}", case.name);
