@@ -2,6 +2,7 @@
 //!
 //! * [`device`]: what does DMA.
 //! * [`lab`]: one transfer of a device with everything around it looked at.
+//! * [`outcome`]: what a transfer came to.
 //! * [`inside`]: a partition's own memory.
 //! * [`outside`]: everything else.
 //! * [`changes`]: unmap, remap, detach, move, the end of a partition.
@@ -10,6 +11,7 @@ pub mod changes;
 pub mod device;
 pub mod inside;
 pub mod lab;
+pub mod outcome;
 pub mod outside;
 
 pub use device::{Device, Engine};
