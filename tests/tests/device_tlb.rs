@@ -136,7 +136,9 @@ fn a_device_tlb_is_refused_until_it_is_told_of_and_once_it_is_gone() {
             // As it does when ATS goes off.
             bench.model.endpoint(RED).forget();
             bench.invalidations();
-            // Nobody asks it any more.
+            // Nobody asks it any more, neither by what is unmapped nor by what is detached.
+            unmap(&*one, LARGE, LARGE);
+            map(&*one, LARGE, phys(17), LARGE);
             streams.iter().for_each(|stream| assert!(bench.unit.detach(*stream).is_ok()));
             let asked = bench.invalidations().into_iter().filter(|it| format!("{it:?}").contains("DeviceTlb")).count();
             assert_eq!(asked, 0, "{}", case.name);
@@ -227,6 +229,10 @@ fn a_device_that_never_answers_is_blocked_and_holds_up_nobody() {
         assert!(silent(one.retire()), "{}", case.name);
         red.iter().chain(&blue[..1]).for_each(|stream| assert!(plain(&bench, *stream, PAGE).is_err(), "{}", case.name));
         assert_eq!(cached(&bench, blue[0], PAGE).map_err(drop), Err(()), "{}", case.name);
+        // The one that answers is out of it already.
+        bench.invalidations();
+        bench.unit.detach(blue[0]).unwrap();
+        assert_eq!(bench.invalidations(), [], "{}", case.name);
         // Its ATS goes off: it is asked no more.
         bench.unit.set_device_tlb(id(RED), None).unwrap();
         bench.model.endpoint(RED).forget();
