@@ -16,6 +16,9 @@ const CAP_ND: u64 = 7;
 /// CAP.SSLPS.
 const CAP_LARGE: u64 = 3 << 34;
 
+/// A kind of unit, and the stage of its domains where it has a choice.
+type Base = (&'static str, fn() -> Config, Stage);
+
 /// A unit of legacy mode without an invalidation queue.
 fn without_queue() -> Config {
     Config::legacy().ecap_bits(Config::ECAP_QI, false)
@@ -23,7 +26,7 @@ fn without_queue() -> Config {
 
 /// A unit chosen by `numbers`, with bits of its own.
 pub fn choose(numbers: &mut Numbers<'_>) -> Case {
-    let bases: [(&str, fn() -> Config, Stage); 10] = [
+    let bases: [Base; 10] = [
         ("second stage", Config::second_stage, Stage::Second),
         ("first stage", Config::first_stage, Stage::First),
         ("server, second stage", Config::server, Stage::Second),
