@@ -27,7 +27,7 @@
 //! | first stage: leaves set | none | 6.2.4.1, 6.5.3.5 |
 //! | second stage: leaves gone, less allowed, clean again | IOTLB pages, IH = 1, or `did`; device TLB range | table 28 |
 //! | second stage: tables gone too | IOTLB pages, IH = 0, or `did`; device TLB range | 6.5.3.3 |
-//! | the same under a nested first stage | IOTLB pages or its own `did`, DT of its users | tables 22 and 23 |
+//! | the same under a nested first stage | IOTLB its own `did`, DT of its users | table 23, 6.5.4 |
 //! | first stage: leaves or tables | PASID-IOTLB pages, IH as above, of each PASID, or IOTLB `did`; device TLB range | table 28 |
 //! | a guest's first stage | PASID-IOTLB pages or all of each PASID, or IOTLB `did`; device TLB range | 6.5.2.4 |
 //! | domain id to be used again | PC `did` (legacy: CC `did`), IOTLB `did` | table 28 |

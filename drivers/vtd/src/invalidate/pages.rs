@@ -114,14 +114,9 @@ fn second_stage(
         }
     }
     for (_, nested) in users.beside(tag) {
-        // Page-selective takes all nested translations of the domain id, and all that is cached of the first stage
-        // (section 6.5.2.3, table 23): a second one would only add entries of the second stage.
-        let domain = nested.domain_id();
-        let mut blocks = change.by_domain(caps).into_iter().flatten();
-        let scope = match (blocks.next(), blocks.next()) {
-            (Some(pages), None) => IotlbScope::Pages { domain, pages },
-            _ => IotlbScope::Domain(domain),
-        };
+        // Page-selective would take all nested translations of the domain id, too (section 6.5.2.3, table 23), but drain
+        // only requests whose own addresses lie in the block (section 6.5.4): those are the guest's, and the block is not.
+        let scope = IotlbScope::Domain(nested.domain_id());
         sink.add(Invalidation::Iotlb { scope, drain });
     }
 }
