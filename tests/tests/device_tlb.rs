@@ -312,6 +312,35 @@ fn hardware_that_does_not_confirm_leaves_it_there_until_it_does() {
 }
 
 #[test]
+fn once_it_is_gone_nothing_that_hardware_did_not_forget_lets_it_through() {
+    for case in cases() {
+        let bench = up(&case);
+        let one = domain(&bench, 1);
+        let red = streams(&case, RED);
+        bench.unit.set_device_tlb(id(RED), Some(tlb(RED))).unwrap();
+        red.iter().for_each(|stream| assert!(bench.unit.attach(*stream, Target::Paging(&*one)).is_ok()));
+        fill(&bench, &red, 1);
+        // Hardware refuses the first descriptor, that of the context cache where there is one, and does the others.
+        for stream in &red {
+            bench.model.fail_descriptor_after(0);
+            assert!(bench.unit.detach(*stream).is_err(), "{}: {stream}", case.name);
+        }
+        bench.model.fail_descriptor_after(usize::MAX);
+        bench.unit.set_device_tlb(id(RED), None).unwrap();
+        // A function that goes on all the same: with translations that it was asked to forget.
+        for stream in &red {
+            let rid = bench.model.endpoint(RED);
+            rid.forget();
+            assert!(cached(&bench, *stream, PAGE).is_err(), "{}: {stream}", case.name);
+        }
+        red.iter().for_each(|stream| assert!(bench.unit.detach(*stream).is_ok(), "{}", case.name));
+        drop(one);
+        assert_eq!(bench.memory.in_use(), bench.kept(), "{}", case.name);
+        bench.check();
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     for case in cases() {
         let bench = up(&case);

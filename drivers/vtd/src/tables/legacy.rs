@@ -43,10 +43,14 @@ impl<H: Hal + Clone> Tables<H> {
     }
 
     /// Lets requests of the device TLB through, or refuses them, by one store of the word that says so. Nothing to do where
-    /// the requester leads nowhere.
+    /// the requester leads nowhere; where hardware has not confirmed that yet, it may go by an entry that says otherwise,
+    /// which counts as a change.
     pub(super) fn change_legacy(&mut self, source: RequesterId) -> Result<bool, HwError> {
         let key = Key { source, pasid: None };
-        let Some(stream) = self.stream(key).filter(|stream| !stream.draining) else { return Ok(false) };
+        let Some(stream) = self.stream(key) else { return Ok(false) };
+        if stream.draining {
+            return Ok(true);
+        }
         let device_tlb = self.requester(source).is_some_and(|held| held.tlb_enabled);
         let [word0, _] = context_entry(&stream.entry, device_tlb)?.words();
         let (table, at) = (frame(self.context(source)?)?, context_word(source));
