@@ -55,6 +55,7 @@ impl World<'_> {
 
     /// Tries addresses, few of them after most operations, all of them after some.
     pub(super) fn compare(&mut self, after: &str) {
+        self.check_in_flight(after);
         let all = self.steps.is_multiple_of(16) || after.starts_with("the end") || after.starts_with("every");
         let chosen: Vec<usize> = if all {
             (0..self.travellers.len()).collect()
@@ -76,6 +77,28 @@ impl World<'_> {
         self.bench.model.take_log();
         self.bench.model.take_faults();
         self.bench.spy.take_writes();
+    }
+
+    /// Requests from before that are still on their way to memory must be such as could be made now: whoever took memory
+    /// away has seen to it that none is left (section 6.5.4).
+    fn check_in_flight(&self, after: &str) {
+        let in_flight = self.bench.model.in_flight();
+        let config = &self.bench.case.config;
+        let drains = |write| config.cap & if write { 1 << 54 } else { 1 << 55 } != 0;
+        // Where hardware does not drain nobody can.
+        for request in in_flight.iter().filter(|request| drains(request.write)) {
+            let pasid = request.pasid.filter(|pasid| *pasid != 0);
+            let is_its = |stream: Stream| {
+                stream.id.get() == request.requester.into() && stream.pasid.map(|pasid| pasid.get()) == pasid
+            };
+            let traveller = self.travellers.iter().position(|traveller| is_its(traveller.stream));
+            let allowed = self.outcomes(traveller.expect("one of them"), request.iova.get(), request.write);
+            let fine = allowed.hits.contains(&request.phys.get());
+            assert!(fine, "{} after {after}: still on its way: {request:x?}, {allowed:x?}", self.name());
+        }
+        if !in_flight.is_empty() {
+            self.bench.model.linger(true);
+        }
     }
 
     /// Which travellers try now, without using up the decisions of a fuzzer.
