@@ -6,7 +6,7 @@ use iommu_core::addr::{Iova, IovaRange};
 use iommu_core::hw::{HwError, Prot, Target, Unit as _, Wait};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{AreaInfo, Ioas, IoasConfig};
-use iommu_models::vtd::{FaultCode, Queue};
+use iommu_models::vtd::{Config, FaultCode, Queue};
 use iommu_tests::bench::{Bench, extent, range, stream};
 use iommu_tests::case::Case;
 use iommu_tests::random::Random;
@@ -161,6 +161,28 @@ fn what_is_refused_changes_no_domain() {
         space.expect(0x6000, space.blocked());
         assert!(space.in_use().iter().zip(before).all(|(now, before)| *now <= before + 6), "tables of 0xfee only");
         space.check();
+    }
+}
+
+#[test]
+fn a_unit_that_does_not_answer_while_it_is_asked_for_a_map_keeps_the_memory() {
+    for case in Case::all() {
+        // What a map changes must be told to hardware.
+        let configs = [case.config.caching_mode(), case.config.cap_bits(Config::CAP_RWBF, true)];
+        for config in configs {
+            let space = Space::new(&Case { config, ..case.clone() }, 1, &[0]);
+            let bench = &space.benches[0];
+            bench.model.set_absent(true);
+            let found = space.map(0x4000, 0x5000_0000, 0x1000);
+            bench.model.set_absent(false);
+            // Whoever reaches it reaches memory that counts as in use.
+            let reached = bench.read(0, 0x4000).is_ok();
+            assert!(
+                !reached || areas(&space.ioas).len() == 1,
+                "{}: {found:?}, but reached",
+                space.benches[0].case.name
+            );
+        }
     }
 }
 

@@ -29,7 +29,8 @@ use core::mem::ManuallyDrop;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DeviceTlb, DomainConfig, Fault, FaultReport, HwError, NestedConfig, RequesterId};
-use iommu_core::hw::{Stream, StreamId, Target, Transition};
+use iommu_core::hw::{Stream, StreamId, Target, Transition, Wait};
+use iommu_core::warn;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use spin::Mutex;
@@ -208,11 +209,24 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Has hardware write back what it buffers. The command register takes one command at a time.
     pub(crate) fn flush_write_buffer(&self) -> Result<(), HwError> {
         let _command = self.command.lock();
-        self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS")
+        let done = self.regs.trigger(&self.hal, GSTS::WBFS, false, "GSTS.WBFS");
+        done.map_err(|error| unconfirmed(error, Wait::Status("GSTS.WBFS")))
     }
 
     fn submit(&self, batch: &[Invalidation]) -> Result<Marker, HwError> {
-        self.queue.run(&self.hal, &self.regs, batch)
+        self.queue.run(&self.hal, &self.regs, batch).map_err(|error| unconfirmed(error, Wait::Completion))
+    }
+}
+
+/// `error` as the seam has it where hardware did not confirm, whatever the reason: any other says that nothing has changed, and
+/// memory would be given back that hardware may still reach. A unit whose registers read all ones may answer again.
+fn unconfirmed(error: HwError, wait: Wait) -> HwError {
+    match error {
+        HwError::TimedOut(_) | HwError::Queue { .. } => error,
+        other => {
+            warn!("hardware did not confirm: {}", other);
+            HwError::TimedOut(wait)
+        }
     }
 }
 
