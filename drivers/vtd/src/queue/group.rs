@@ -29,6 +29,10 @@ const POLLS: u32 = 16;
 /// place, so that this many take as many devices that fail at once.
 const ATTEMPTS: u32 = 32;
 
+/// Of these, how many may be lost to device TLBs of others that hardware names, of this round or left over from earlier
+/// ones, before its word is no longer taken for it: callers with device TLBs go alone then.
+const OTHERS: u32 = 16;
+
 /// The queue of one unit.
 pub(crate) struct Queue<H: Hal> {
     pub(super) ring: Ring<H>,
@@ -116,6 +120,7 @@ impl<H: Hal> Queue<H> {
     fn run_part<R: Registers>(&self, hal: &H, regs: &Regs<R>, part: &[Invalidation]) -> Result<Marker, HwError> {
         let devices = part.iter().any(|invalidation| invalidation.device().is_some());
         let mut attempt = Attempt { part, devices, ticket: Ticket::default(), retry: None, alone: false };
+        let mut others = 0;
         for _ in 0..ATTEMPTS {
             let deadline = Deadline::after(hal, regs.timeout());
             let source = match self.submit(hal, regs, &mut attempt, deadline)? {
@@ -127,11 +132,16 @@ impl<H: Hal> Queue<H> {
             // Counted by whoever told it. An earlier count ends with its value.
             attempt.retry = Some(Retry(&self.retrying));
             let mut own = part.iter().filter_map(Invalidation::device);
+            let named = source.and_then(|source| own.clone().find(|device| device.get() == source));
             let blamed = match source {
-                Some(source) => own.find(|device| device.get() == source),
+                _ if named.is_some() => named,
+                Some(_) if others < OTHERS => {
+                    others += 1;
+                    None
+                }
                 // The one that was alone is it.
-                None if attempt.alone => own.next(),
-                None => {
+                _ if attempt.alone => own.next(),
+                _ => {
                     attempt.alone = devices;
                     None
                 }

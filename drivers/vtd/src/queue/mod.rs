@@ -27,6 +27,9 @@
 //! others go again, and until they are through, no new caller with device TLBs joins them: each failure costs the round at
 //! least one device. Where hardware does not say which device it was, callers with device TLBs go one at a time.
 //!
+//! Hardware gives up on each invalidation at its own time, and so may name a device whose round is long over: callers whose
+//! device it is not go again. What it had not read of the device-TLB invalidations of a failed round is taken back.
+//!
 //! This needs [`Config::timeout`](crate::Config::timeout) to be longer than hardware's own limit for a device TLB.
 
 mod group;

@@ -86,8 +86,12 @@ impl<H: Hal> Queue<H> {
             }
             Found::Refused(code) => self.repair(regs, state, flight, code, leader),
             Found::TimedOut(source) => {
-                let named = self.devices(flight).any(|device| device == source).then_some(source);
+                // One that is not of this round is of an earlier one: hardware gives up on each invalidation at its own
+                // time. 0 is what older hardware has there for all.
+                let of_this = self.devices(flight).any(|device| device == source);
+                let named = (of_this || source != 0).then_some(source);
                 warn!("device TLB of {:#x} did not answer", source);
+                self.take_back_devices(regs, state, flight);
                 state.quarantine = Some(Deadline::after(hal, regs.timeout()));
                 self.seats.abort(flight.seats, named, &self.retrying);
                 // Waits that hardware had read are void. It reads on once the bit is cleared, and what it reports of this
@@ -125,6 +129,18 @@ impl<H: Hal> Queue<H> {
         clear(regs, FSTS::IQE::SET.value);
         // Some implementations look at the queue again only when the tail is written.
         regs.io().write64(IQT_REG, self.ring.offset(flight.wait + 1));
+    }
+
+    /// Takes what hardware has not read of the device-TLB invalidations in a round that it gave up on: nobody waits for
+    /// them, and each of a device that does not answer would cost another round. Hardware reads nothing meanwhile.
+    fn take_back_devices<R: Registers>(&self, regs: &Regs<R>, state: &State, flight: &Flight) {
+        let slot = self.ring.slot(regs.io().read64(IQH_REG));
+        let Some(first) = slot.and_then(|slot| state.place(flight, slot)) else { return };
+        for place in first..flight.wait {
+            if Descriptor::device(self.ring.first_word(place)).is_some() {
+                let _ = self.ring.write(place, &self.ring.unwatched());
+            }
+        }
     }
 
     /// Sources of the device-TLB invalidations in a round.

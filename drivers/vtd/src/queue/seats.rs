@@ -25,7 +25,7 @@ pub(super) enum Outcome {
         entry: u64,
     },
     /// A device TLB did not answer; nobody knows which of the round's invalidations were done. The source, where hardware
-    /// named one of the round.
+    /// named one: of this round, or left over from an earlier one.
     Aborted(Option<u16>),
     /// The unit does not answer any more.
     Gone,

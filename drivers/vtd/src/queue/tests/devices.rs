@@ -2,7 +2,7 @@
 
 use super::super::CODE_DEVICE_TLB_TIMEOUT;
 use super::*;
-use iommu_models::vtd::Execution;
+use iommu_models::vtd::{Execution, Queue as Behaviour};
 use std::thread;
 
 const DEAD: u16 = 0x0208;
@@ -93,6 +93,45 @@ fn one_that_is_nobodys_fails_nobody() {
         bed.model.raise_time_out(source ^ 1);
         bed.run(&[domain(1), device(0x100)]).unwrap();
     }
+    bed.check();
+}
+
+#[test]
+fn hardware_that_gives_up_on_one_after_the_other_of_a_device_has_nobody_else_blamed() {
+    for echoes in [0, 1, 2, 8] {
+        let bed = Bed::server();
+        bed.model.set_unanswering(DEAD, true);
+        let other = bed.join(&[domain(9), device(DEAD)]);
+        *bed.regs.io().echoes.lock().unwrap() = (DEAD, echoes);
+        bed.run(&[domain(1), device(0x100)]).unwrap_or_else(|error| panic!("{echoes} more: {error}"));
+        assert_eq!(bed.outcome(other), Some(Outcome::Aborted(Some(DEAD))));
+        bed.check();
+    }
+}
+
+#[test]
+fn hardware_that_names_devices_of_nobody_for_ever_ends_with_the_one_that_is_alone() {
+    let bed = Bed::server();
+    *bed.regs.io().echoes.lock().unwrap() = (DEAD, usize::MAX);
+    bed.model.raise_time_out(DEAD);
+    assert_eq!(bed.run(&[domain(1), device(0x100)]), timed_out(0x100));
+    assert_eq!(bed.queue().retrying.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_hardware_had_not_read_of_a_round_that_failed_asks_no_device_again() {
+    let bed = Bed::server();
+    let other = bed.join(&[domain(9), device(DEAD), device(DEAD), domain(8)]);
+    bed.model.set_queue(Behaviour::Stopped);
+    bed.model.raise_time_out(DEAD);
+    assert_eq!(bed.run(&[domain(1)]), Err(super::super::HUNG));
+    assert_eq!(bed.outcome(other), Some(Outcome::Aborted(Some(DEAD))));
+    bed.model.set_unanswering(DEAD, true);
+    bed.model.set_queue(Behaviour::Running);
+    bed.run(&[domain(2)]).unwrap();
+    let executed = bed.executed();
+    assert!(executed.iter().all(|(raw, done)| *done && *raw != word(device(DEAD))), "{executed:x?}");
+    assert!(executed.contains(&(word(domain(8)), true)), "{executed:x?}");
     bed.check();
 }
 

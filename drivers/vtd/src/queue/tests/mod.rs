@@ -49,6 +49,8 @@ pub(super) struct Counted {
     reads: AtomicUsize,
     doorbells: AtomicUsize,
     writes: AtomicUsize,
+    /// FSTS.ITE is set again as often as this once it is cleared: the device, and how often.
+    echoes: Mutex<(u16, usize)>,
 }
 
 impl Registers for Counted {
@@ -64,6 +66,11 @@ impl Registers for Counted {
         point();
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.model.write32(offset, value);
+        let (source, left) = &mut *self.echoes.lock().unwrap();
+        if offset == FSTS_REG && value & FSTS::ITE::SET.value != 0 && *left != 0 {
+            *left -= 1;
+            self.model.raise_time_out(*source);
+        }
     }
     fn read64(&self, offset: usize) -> u64 {
         point();
@@ -128,7 +135,7 @@ impl Bed {
         let memory = Arc::new(TestMemory::new(PhysAddr::new(0x1_0000_0000), 64));
         let model = Arc::new(Model::new(config, memory.clone()));
         let (reads, doorbells, writes) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        let counted = Counted { model: model.clone(), reads, doorbells, writes };
+        let counted = Counted { model: model.clone(), reads, doorbells, writes, echoes: Mutex::default() };
         // A hundred looks at the clock.
         let regs = Regs::new(Arc::new(counted), Duration::from_millis(1));
         let caps = regs.capabilities().unwrap();
