@@ -3,19 +3,17 @@
 use super::*;
 use crate::{
     Armv8Stage1, Armv8Stage2, FirstStageOptions, Granule, Granule4K, Granule16K, Granule64K, Riscv64,
-    SecondStageOptions, Shareability, Stage1Options, Stage2Options, VtdFirstStage, VtdSecondStage, sizes,
+    SecondStageOptions, Shareability, Stage1Options, Stage2Options, Vtd, VtdFirstStage, VtdOptions, VtdSecondStage,
+    sizes,
 };
 use std::vec::Vec;
 
 const FLAGS: [bool; 2] = [false, true];
 
 /// Every way in which a leaf of `level` can be asked for.
-fn attributes<F: Format>(level: u8) -> Vec<Attributes> {
+fn attributes<F: Format>(level: u8, options: F::Options) -> Vec<Attributes> {
     let mut all = Vec::new();
-    for prot in [Prot::READ, Prot::WRITE, Prot::READ_WRITE]
-        .into_iter()
-        .filter(|prot| F::can_express(*prot, F::Options::default()))
-    {
+    for prot in [Prot::READ, Prot::WRITE, Prot::READ_WRITE].into_iter().filter(|prot| F::can_express(*prot, options)) {
         for grouped in FLAGS.into_iter().filter(|grouped| !grouped || F::group_bits(level) != 0) {
             all.extend(FLAGS.map(|tracked| Attributes { prot, grouped, tracked }));
         }
@@ -54,7 +52,7 @@ fn shape<F: Format>() {
 
 fn leaves<F: Format>(options: F::Options) {
     for level in levels::<F>() {
-        for asked in attributes::<F>(level) {
+        for asked in attributes::<F>(level, options) {
             let first = F::leaf(PhysAddr::new(0), level, asked, options);
             for phys in addresses::<F>(shift::<F>(level)) {
                 let entry = F::leaf(phys, level, asked, options);
@@ -76,7 +74,7 @@ fn leaves<F: Format>(options: F::Options) {
 
 fn dirty_state<F: Format>(options: F::Options) {
     for level in levels::<F>() {
-        let tracked: Vec<_> = attributes::<F>(level).into_iter().filter(|asked| asked.tracked).collect();
+        let tracked: Vec<_> = attributes::<F>(level, options).into_iter().filter(|asked| asked.tracked).collect();
         let leaf = |asked| F::leaf(PhysAddr::new(0), level, asked, options);
         for asked in &tracked {
             let (clean, dirty) = (leaf(*asked), F::dirtied(leaf(*asked)));
@@ -122,6 +120,58 @@ fn vtd_second_stage() {
 fn vtd_first_stage() {
     let both = |supervisor| FLAGS.map(|no_execute| FirstStageOptions { supervisor, no_execute });
     check::<VtdFirstStage>(FLAGS.map(both).as_flattened());
+}
+
+#[test]
+fn either_stage_of_vtd() {
+    let seconds = FLAGS.map(|snoop| SecondStageOptions { snoop });
+    let both = |supervisor| FLAGS.map(|no_execute| FirstStageOptions { supervisor, no_execute });
+    let firsts = FLAGS.map(both);
+    let options = seconds.map(VtdOptions::Second).into_iter();
+    let options: Vec<_> = options.chain(firsts.as_flattened().iter().copied().map(VtdOptions::First)).collect();
+    check::<Vtd>(&options);
+    for second in seconds {
+        is_the_same::<VtdSecondStage>(second, VtdOptions::Second(second));
+    }
+    for first in firsts.as_flattened() {
+        is_the_same::<VtdFirstStage>(*first, VtdOptions::First(*first));
+    }
+}
+
+/// What [`Vtd`] makes of one stage is what that stage's own format makes, and reads as it.
+fn is_the_same<F: Format>(one: F::Options, either: VtdOptions) {
+    for prot in [Prot { read: false, write: false }, Prot::READ, Prot::WRITE, Prot::READ_WRITE] {
+        assert_eq!(Vtd::can_express(prot, either), F::can_express(prot, one), "{prot:?}, {one:?}");
+    }
+    for levels in 3..=5 {
+        let bits = if F::LEVELS.contains(&levels) { F::input_bits(levels, one) } else { 0 };
+        assert_eq!(Vtd::input_bits(levels, either), bits, "{levels} levels, {one:?}");
+    }
+    for tracked in FLAGS {
+        for phys in addresses::<F>(F::PAGE_BITS) {
+            let entry = F::table(phys, tracked, one);
+            assert_eq!(Vtd::table(phys, tracked, either), entry, "{phys:?}, {one:?}");
+            assert_eq!(Vtd::table_address(entry), F::table_address(entry), "{entry:#x}");
+        }
+    }
+    for level in levels::<F>() {
+        for asked in attributes::<F>(level, one) {
+            for phys in addresses::<F>(shift::<F>(level)) {
+                let leaf = F::leaf(phys, level, asked, one);
+                assert_eq!(Vtd::leaf(phys, level, asked, either), leaf, "{phys:?}, {asked:?}, {one:?}");
+                let dirtied = if asked.tracked { F::dirtied(leaf) } else { leaf };
+                if asked.tracked {
+                    assert_eq!(Vtd::dirtied(leaf), dirtied, "{leaf:#x}");
+                }
+                for entry in [leaf, dirtied] {
+                    assert_eq!(Vtd::is_dirty(entry), F::is_dirty(entry), "{entry:#x}");
+                    assert_eq!(Vtd::prot(entry), F::prot(entry), "{entry:#x}");
+                    assert_eq!(Vtd::leaf_address(entry, level), F::leaf_address(entry, level), "{entry:#x}");
+                    assert_eq!(is_leaf::<Vtd>(entry, level), is_leaf::<F>(entry, level), "{entry:#x}");
+                }
+            }
+        }
+    }
 }
 
 fn armv8_stage1<G: Granule>() {

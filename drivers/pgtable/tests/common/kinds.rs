@@ -5,7 +5,7 @@ use iommu_core::hw::PageSizes;
 use iommu_hal::{Hal, WalkerMemory};
 use iommu_pgtable::{
     Armv8Stage1, Armv8Stage2, Config, FirstStageOptions, Format, Granule4K, Granule16K, Granule64K, PageTable, Riscv64,
-    SecondStageOptions, Shareability, Stage1Options, Stage2Options, VtdFirstStage, VtdSecondStage,
+    SecondStageOptions, Shareability, Stage1Options, Stage2Options, Vtd, VtdFirstStage, VtdOptions, VtdSecondStage,
 };
 
 const KB: u64 = 1 << 10;
@@ -200,6 +200,51 @@ impl Kind for First4Tracked {
     const OUTPUT_BITS: u8 = 52;
 }
 
+/// Either stage of VT-d, here the second: four levels, with snoop control.
+pub struct EitherSecond4;
+/// Three, and hardware notes what is written through.
+pub struct EitherSecond3Tracked;
+/// Here the first: five levels, for supervisors, without execution.
+pub struct EitherFirst5;
+/// Four, and hardware notes what is written through.
+pub struct EitherFirst4Tracked;
+
+impl Kind for EitherSecond4 {
+    type F = Vtd;
+    const RAW: Raw = second(4, true);
+    const OUTPUT_BITS: u8 = 52;
+
+    fn options() -> VtdOptions {
+        VtdOptions::Second(SecondStageOptions { snoop: true })
+    }
+}
+
+impl Kind for EitherSecond3Tracked {
+    type F = Vtd;
+    const RAW: Raw = tracked(second(3, false));
+    const OUTPUT_BITS: u8 = 52;
+}
+
+impl Kind for EitherFirst5 {
+    type F = Vtd;
+    const RAW: Raw = first(5, true, true);
+    const OUTPUT_BITS: u8 = 52;
+
+    fn options() -> VtdOptions {
+        VtdOptions::First(FirstStageOptions { supervisor: true, no_execute: true })
+    }
+}
+
+impl Kind for EitherFirst4Tracked {
+    type F = Vtd;
+    const RAW: Raw = tracked(first(4, false, false));
+    const OUTPUT_BITS: u8 = 52;
+
+    fn options() -> VtdOptions {
+        VtdOptions::First(FirstStageOptions::default())
+    }
+}
+
 /// Stage 1 of Armv8 with MAIR index 0, inner shareable, for unprivileged accesses, without execution.
 const ARM_FIRST: Layout =
     Layout::Armv8Stage1 { attribute_index: 0, shareability: 3, privileged: false, executable: false };
@@ -390,6 +435,10 @@ macro_rules! for_each_kind {
             vtd_first_stage_5_levels First5,
             vtd_first_stage_4_levels_supervisor First4Supervisor,
             vtd_first_stage_4_levels_tracked First4Tracked,
+            vtd_either_as_second_stage_4_levels EitherSecond4,
+            vtd_either_as_second_stage_3_levels_tracked EitherSecond3Tracked,
+            vtd_either_as_first_stage_5_levels EitherFirst5,
+            vtd_either_as_first_stage_4_levels_tracked EitherFirst4Tracked,
             armv8_stage_1_4k_3_levels ArmFirst3,
             armv8_stage_1_4k_4_levels ArmFirst4,
             armv8_stage_1_4k_4_levels_tracked ArmFirst4Tracked,
