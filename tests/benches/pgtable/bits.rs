@@ -1,6 +1,6 @@
 //! The bits of the entries once more, for what is written by hand.
 
-use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Format, VtdFirstStage, VtdSecondStage};
+use iommu_pgtable::{Armv8Stage1, Armv8Stage2, Format, Vtd, VtdFirstStage, VtdSecondStage};
 
 /// Address bits of every format, as far as they are used here.
 pub const ADDRESS: u64 = (1 << 48) - (1 << 12);
@@ -69,6 +69,19 @@ impl Bits for VtdSecondStage {
     const NEXT: u64 = 1;
     const DIRTY: u64 = 1 << 9;
     const DIRTIED: u64 = 1 << 9;
+}
+
+/// Of a second stage, which it is unless told otherwise.
+impl Bits for Vtd {
+    const PAGE: u64 = VtdSecondStage::PAGE;
+    const HUGE: u64 = VtdSecondStage::HUGE;
+    const WRITE: u64 = VtdSecondStage::WRITE;
+    const TABLE: u64 = VtdSecondStage::TABLE;
+    const ANY: u64 = VtdSecondStage::ANY;
+    const NEXT_MASK: u64 = VtdSecondStage::NEXT_MASK;
+    const NEXT: u64 = VtdSecondStage::NEXT;
+    const DIRTY: u64 = <VtdSecondStage as Bits>::DIRTY;
+    const DIRTIED: u64 = VtdSecondStage::DIRTIED;
 }
 
 /// Present, user, accessed; bit 7 marks leaves above the smallest pages. Written: dirty too.

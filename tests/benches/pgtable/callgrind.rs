@@ -9,7 +9,14 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// The formats, as `--count` takes them.
-pub const FORMATS: [&str; 4] = ["vtd-second-stage", "vtd-first-stage", "armv8-stage-1", "armv8-stage-2"];
+pub const FORMATS: [&str; 6] = [
+    "vtd-second-stage",
+    "vtd-first-stage",
+    "armv8-stage-1",
+    "armv8-stage-2",
+    "vtd-either-as-second-stage",
+    "vtd-either-as-first-stage",
+];
 
 /// Instructions of one call of the benchmark's `--count`: for mapping, and for unmapping, `pages` pages of 4 KiB side by
 /// side in a table of `format` that is there.

@@ -31,6 +31,11 @@ pub struct Ours<const OFFSET: u64, F: Bits, const FREES: bool = false> {
 impl<const OFFSET: u64, F: Bits, const FREES: bool> Ours<OFFSET, F, FREES> {
     /// A table that maps nothing.
     pub fn new(tracked: bool) -> Self {
+        Self::with(tracked, F::Options::default())
+    }
+
+    /// A table with `options` that maps nothing.
+    pub fn with(tracked: bool, options: F::Options) -> Self {
         let config = Config {
             levels: LEVELS,
             page_sizes: PageSizes::new(1 << 12 | 1 << 21 | 1 << 30),
@@ -39,7 +44,7 @@ impl<const OFFSET: u64, F: Bits, const FREES: bool> Ours<OFFSET, F, FREES> {
             memory: WalkerMemory::Coherent,
             address_bits: 48,
             track_dirty: tracked,
-            options: F::Options::default(),
+            options,
         };
         Self { table: PageTable::new(Host, config).expect("every format has this") }
     }

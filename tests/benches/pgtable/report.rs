@@ -74,7 +74,7 @@ pub struct Report {
     /// One line for each operation on each format.
     pub lines: Vec<Line>,
     /// For each format the instructions of a map and an unmap of 256 pages.
-    pub instructions: Option<[[u64; 2]; 4]>,
+    pub instructions: Option<[[u64; 2]; crate::callgrind::FORMATS.len()]>,
 }
 
 /// One of the targets.
