@@ -1,4 +1,4 @@
-//! Memory that calls a test back on the thread that asks for a frame, or that waits.
+//! Memory that calls a test back on the thread that asks for a frame, that waits, or that stores.
 
 use iommu_core::addr::PhysAddr;
 use iommu_hal::{FrameRequest, Hal};
@@ -12,6 +12,7 @@ type Hook<F> = RefCell<Option<Box<F>>>;
 thread_local! {
     static AT_ALLOC: Hook<dyn FnOnce()> = const { RefCell::new(None) };
     static AT_RELAX: Hook<dyn FnMut()> = const { RefCell::new(None) };
+    static AT_STORE: Hook<dyn FnMut(PhysAddr)> = const { RefCell::new(None) };
 }
 
 /// Does this at the next frame that this thread asks for.
@@ -22,6 +23,12 @@ pub fn at_alloc(hook: impl FnOnce() + 'static) {
 /// Does this whenever this thread waits.
 pub fn at_relax(hook: impl FnMut() + 'static) {
     AT_RELAX.set(Some(Box::new(hook)));
+}
+
+/// Does this after each store of this thread, with its address, but for those that it makes itself; `None` ends that. Unlike an observer of
+/// the memory it may call the driver, for what takes none of the locks that the driver holds at that store.
+pub fn at_store(hook: Option<Box<dyn FnMut(PhysAddr)>>) {
+    AT_STORE.set(hook);
 }
 
 /// The memory.
@@ -67,5 +74,9 @@ unsafe impl Hal for Hooked {
 
     fn stored(&self, phys: PhysAddr) {
         self.0.stored(phys);
+        if let Some(mut hook) = AT_STORE.take() {
+            hook(phys);
+            AT_STORE.set(Some(hook));
+        }
     }
 }

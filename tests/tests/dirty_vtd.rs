@@ -9,11 +9,12 @@ use iommu_core::hw::{
 };
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig};
-use iommu_models::vtd::{Config, Descriptor, Granularity, Queue};
+use iommu_models::vtd::{Config, Descriptor, FaultCode, Granularity, Queue};
 use iommu_tests::bench::{Bench, extent, map, range};
 use iommu_tests::case::Case;
 use iommu_tests::four_pages::HUNG;
 use iommu_tests::spaces::map_fixed;
+use iommu_tests::spy::Moment;
 
 const RED: u16 = 0x0108;
 const BLUE: u16 = 0x01a0;
@@ -195,6 +196,49 @@ fn a_switch_that_was_not_confirmed_is_made_by_the_next_call() {
     domain.flush(&mut gather).unwrap();
     write(&bench, RED, PAGE);
     assert_eq!(dirty(&*domain), [range(PAGE, PAGE)]);
+    bench.check();
+}
+
+#[test]
+fn what_hardware_reads_while_it_is_told_says_that_it_records() {
+    let bench = Bench::up(&case(Stage::Second));
+    let domain = domain_of(&bench);
+    bench.attach(RED, &*domain);
+    write(&bench, RED, PAGE);
+    // The entry is read again as soon as it was dropped.
+    let model = bench.model.clone();
+    bench.spy.set_hook(Some(Box::new(move |_, moment| {
+        if moment == Moment::After {
+            let _ = model.dma(RED, None, Iova::new(LARGE), 1, false);
+        }
+    })));
+    domain.set_dirty_tracking(true).unwrap();
+    bench.spy.set_hook(None);
+    write(&bench, RED, PAGE);
+    write(&bench, RED, LARGE);
+    assert_eq!(dirty(&*domain), [range(PAGE, PAGE), range(LARGE, LARGE)]);
+    bench.check();
+}
+
+#[test]
+fn an_entry_that_was_taken_away_and_not_confirmed_stays_away_when_recording_begins() {
+    let bench = Bench::up(&case(Stage::Second));
+    let domain = domain_of(&bench);
+    let part = Stream::with_pasid(RequesterId::new(RED), Pasid::new(0x5_4321).unwrap());
+    bench.attach(RED, &*domain);
+    bench.unit.attach(part, Target::Paging(&*domain)).unwrap();
+    let go =
+        || bench.model.dma(RED, Some(0x5_4321), Iova::new(PAGE), 1, true).map(drop).map_err(|blocked| blocked.code);
+    assert_eq!(go(), Ok(()));
+    bench.model.set_queue(Queue::Stopped);
+    assert_eq!(bench.unit.detach(part), Err(HUNG));
+    bench.model.set_queue(Queue::Running);
+    for on in [true, false] {
+        domain.set_dirty_tracking(on).unwrap();
+        assert_eq!(go(), Err(FaultCode::PASID_NOT_PRESENT), "{on}");
+    }
+    write(&bench, RED, PAGE);
+    bench.unit.detach(part).unwrap();
     bench.check();
 }
 

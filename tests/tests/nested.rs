@@ -569,3 +569,23 @@ fn device_tlbs_of_a_guest_forget_all_that_the_host_changes_and_what_the_guest_as
     bench.unit.set_device_tlb(source, None).unwrap();
     guest.end();
 }
+
+#[test]
+fn the_id_of_a_first_stage_that_hardware_did_not_let_go_of_is_not_given_again() {
+    // ND, bits 2:0: 16 of them.
+    let mut config = server();
+    config.cap &= !7;
+    let bench = Bench::up(&case(config));
+    let free = || std::iter::from_fn(|| bench.unit.create_domain(&parent_config()).ok()).collect::<Vec<_>>().len();
+    let before = free();
+    let guest = Guest::new(&bench);
+    let (_, nested) = guest.first_stage();
+    guest.attach(RED, &*nested);
+    bench.expect(RED, 5 * PAGE, Ok(HOST + PAGE));
+    bench.model.set_queue(Queue::Stopped);
+    drop(nested);
+    bench.model.set_queue(Queue::Running);
+    assert_eq!((before, free()), (14, 12), "its own, and the parent's");
+    guest.end();
+    assert_eq!(free(), 13);
+}

@@ -11,7 +11,7 @@ use iommu_tests::case::Case;
 use iommu_tests::pieces::{self, Found};
 use iommu_tests::spy::{IQT, Moment, Spy};
 use iommu_vtd::capabilities::names;
-use iommu_vtd::{Config as DriverConfig, Unit};
+use iommu_vtd::{Config as DriverConfig, Structure, Unit};
 use std::sync::{Arc, Mutex};
 
 const RED: u16 = 0x0108;
@@ -162,6 +162,9 @@ fn a_directory_grows_while_others_go_on() {
             bench.spy.set_hook(None);
             streams.push(adi(RED, pasid));
             sizes.push(directory_bits(&bench, RED));
+            let mut frames = 0;
+            bench.unit.for_each_structure(|structure, _| frames += u64::from(structure == Structure::PasidDirectory));
+            assert_eq!(frames, 1 << (directory_bits(&bench, RED) - 9), "{}: none is left of those before", case.name);
         }
         assert_eq!(sizes, [9, 9, 9, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14], "{}", case.name);
         // It stays as large as it is; a requester that comes anew begins with what it needs.

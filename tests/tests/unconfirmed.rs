@@ -2,7 +2,7 @@
 //! later attempt succeeds.
 
 use iommu_core::addr::Iova;
-use iommu_core::hw::{Gather, HwError, Prot, Target, Transition, Unit as _};
+use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Target, Transition, Unit as _};
 use iommu_models::vtd::{Config, FaultCode, Queue};
 use iommu_tests::bench::{Bench, extent, map, range, stream, unmap};
 use iommu_tests::case::Case;
@@ -157,5 +157,30 @@ fn each_flush_frees_the_tables_of_its_own_gather() {
             }
         }
         bench.check();
+    }
+}
+
+#[test]
+fn the_id_of_a_domain_that_hardware_did_not_let_go_of_is_not_given_again() {
+    for case in Case::plain() {
+        // ND, bits 2:0: 16 of them.
+        let case = case.with_cap(7, false);
+        let bench = Bench::up(&case);
+        let free = || {
+            std::iter::from_fn(|| bench.unit.create_domain(&DomainConfig::new(case.stage)).ok())
+                .collect::<Vec<_>>()
+                .len()
+        };
+        let before = free();
+        let domain = bench.domain_with(0x1000, 0x5000_0000, 0x1000);
+        bench.attach(RED, &*domain);
+        bench.expect(RED, 0x1000, Ok(0x5000_0000));
+        bench.model.set_queue(Queue::Stopped);
+        drop(domain);
+        bench.model.set_queue(Queue::Running);
+        assert_eq!((before, free()), (14, 13), "{}", case.name);
+        // One that hardware did let go of is.
+        drop(bench.domain());
+        assert_eq!(free(), 13, "{}", case.name);
     }
 }

@@ -64,3 +64,31 @@ impl Sink for Batch<'_> {
         self.len += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    const fn of_domain(id: u16) -> Invalidation {
+        Invalidation::PasidCache(PasidScope::Domain(id))
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_in_batches_of_which_every_error_counts() {
+        const FAILED: HwError = HwError::Hardware("one of them");
+        for failing in 0..3 {
+            let (mut seen, mut batches) = (Vec::new(), 0);
+            let mut submit = |items: &[Invalidation]| {
+                seen.extend_from_slice(items);
+                batches += 1;
+                if batches == failing + 1 { Err(FAILED) } else { Ok(()) }
+            };
+            let mut batch = Batch::new(&mut submit);
+            (0..2 * ROOM as u16 + 1).for_each(|id| batch.add(of_domain(id)));
+            assert_eq!(batch.finish(), Err(FAILED), "{failing}");
+            assert_eq!(seen, (0..2 * ROOM as u16 + 1).map(of_domain).collect::<Vec<_>>());
+            assert_eq!(batches, 3);
+        }
+    }
+}
