@@ -25,10 +25,17 @@ pub fn at_relax(hook: impl FnMut() + 'static) {
     AT_RELAX.set(Some(Box::new(hook)));
 }
 
-/// Does this after each store of this thread, with its address, but for those that it makes itself; `None` ends that. Unlike an observer of
-/// the memory it may call the driver, for what takes none of the locks that the driver holds at that store.
+/// Does this after each store and each clean of this thread, with its address, but for those that it makes itself; `None`
+/// ends that. Unlike an observer of the memory it may call the driver, for what takes none of the locks that are held then.
 pub fn at_store(hook: Option<Box<dyn FnMut(PhysAddr)>>) {
     AT_STORE.set(hook);
+}
+
+fn stored(phys: PhysAddr) {
+    if let Some(mut hook) = AT_STORE.take() {
+        hook(phys);
+        AT_STORE.set(Some(hook));
+    }
 }
 
 /// The memory.
@@ -55,6 +62,7 @@ unsafe impl Hal for Hooked {
 
     fn clean(&self, phys: PhysAddr, len: usize) {
         self.0.clean(phys, len);
+        stored(phys);
     }
 
     fn invalidate(&self, phys: PhysAddr, len: usize) {
@@ -74,9 +82,6 @@ unsafe impl Hal for Hooked {
 
     fn stored(&self, phys: PhysAddr) {
         self.0.stored(phys);
-        if let Some(mut hook) = AT_STORE.take() {
-            hook(phys);
-            AT_STORE.set(Some(hook));
-        }
+        stored(phys);
     }
 }

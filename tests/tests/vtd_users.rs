@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 const RED: u16 = 0x0108;
 const PAGE: u64 = 0x1000;
-/// Pages of a domain: more than an operation makes stores to structures.
-const PAGES: u64 = 64;
+/// Pages of a domain: more than an operation makes stores to structures and cleans.
+const PAGES: u64 = 128;
 
 struct Scene {
     case: Case,
