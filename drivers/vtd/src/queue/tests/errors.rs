@@ -1,6 +1,8 @@
 //! Refused descriptors, hardware that hangs, loses completions or is gone, and CPUs that are held up.
 
+use super::super::seats::Seats;
 use super::*;
+use core::sync::atomic::AtomicBool;
 use iommu_hal::wait::Deadline;
 use iommu_models::vtd::{Execution, Queue as Behaviour};
 
@@ -56,6 +58,59 @@ fn what_takes_the_place_of_a_refused_descriptor_keeps_the_order() {
         let executed = bed.executed();
         let last = executed.iter().rposition(|(raw, _)| is_wait(*raw)).unwrap();
         assert_eq!(last, executed.len() - 1, "seed {seed}: {executed:x?}");
+        bed.check();
+    }
+}
+
+#[test]
+fn of_several_refusals_the_first_counts() {
+    let seats = Seats::new();
+    let seat = seats.take().unwrap();
+    seats.refuse(seat, 3, 10);
+    seats.refuse(seat, 4, 20);
+    seats.resolve(1 << seat, Outcome::Confirmed(7));
+    assert_eq!(seats.outcome(seat), Some(Outcome::Refused { code: 3, entry: 10 }));
+}
+
+#[test]
+fn a_queue_that_stopped_for_no_descriptor_is_started_again_for_whoever_comes_next() {
+    /// Stopped, with IQE and this IQERCD.IQEI, until IQE is cleared.
+    struct Stopped<'m>(&'m Model, u64, AtomicBool);
+    impl Stopped<'_> {
+        fn is(&self) -> bool {
+            self.2.load(Ordering::Relaxed)
+        }
+    }
+    impl Registers for Stopped<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn read32(&self, offset: usize) -> u32 {
+            if offset == FSTS_REG && self.is() { FSTS::IQE::SET.value } else { self.0.read32(offset) }
+        }
+        fn write32(&self, offset: usize, value: u32) {
+            if offset == FSTS_REG && value & FSTS::IQE::SET.value != 0 {
+                self.2.store(false, Ordering::Relaxed);
+            }
+            self.0.write32(offset, value);
+        }
+        fn read64(&self, offset: usize) -> u64 {
+            if offset == IQERCD_REG && self.is() { self.1 } else { self.0.read64(offset) }
+        }
+        fn write64(&self, offset: usize, value: u64) {
+            if offset != IQT_REG || !self.is() {
+                self.0.write64(offset, value);
+            }
+        }
+    }
+    // The tail, the width of descriptors.
+    for code in [1, 5, 6] {
+        let bed = Bed::server();
+        let regs = Regs::new(Stopped(&bed.model, code, AtomicBool::new(true)), Duration::from_millis(1));
+        let run = |id| bed.invalidator.run(&bed.hal, &regs, &[domain(id)]);
+        assert_eq!(run(1), Err(HwError::Queue { code: code as u8, entry: 0 }));
+        assert_eq!(bed.model.read64(IQT_REG), 2 * 32, "an invalidation and its wait");
+        run(2).expect("the queue works again");
         bed.check();
     }
 }

@@ -17,13 +17,14 @@ fn bed() -> Bed {
 fn every_kind_that_legacy_mode_has_is_done_one_at_a_time() {
     let bed = bed();
     let drain = Drain { writes: true, reads: true };
-    let pages = Pages { address: 0x4020_0000, mask: 9, leaves_only: true };
+    let blocks = [true, false].map(|leaves_only| Pages { address: 0x4020_0000, mask: 9, leaves_only });
     let source = RequesterId::new(0x0310);
     let batch = [
         Invalidation::ContextCache(ContextScope::Device { domain: 0x21, source }),
         Invalidation::ContextCache(ContextScope::Domain(0x22)),
         Invalidation::ContextCache(ContextScope::Global),
-        Invalidation::Iotlb { scope: IotlbScope::Pages { domain: 0x23, pages }, drain },
+        Invalidation::Iotlb { scope: IotlbScope::Pages { domain: 0x23, pages: blocks[0] }, drain },
+        Invalidation::Iotlb { scope: IotlbScope::Pages { domain: 0x23, pages: blocks[1] }, drain },
         Invalidation::Iotlb { scope: IotlbScope::Domain(0x24), drain: NO_DRAIN },
         Invalidation::Iotlb { scope: IotlbScope::Global, drain },
     ];
@@ -31,14 +32,16 @@ fn every_kind_that_legacy_mode_has_is_done_one_at_a_time() {
         bed.model.answer_after(polls);
         assert!(bed.run(&batch).is_ok());
         let iotlb = |granularity, drained| Done::Iotlb { granularity, drain_writes: drained, drain_reads: drained };
-        let pages = Granularity::Pages { domain: 0x23, pasid: None, address: 0x4020_0000, mask: 9, leaf_only: true };
+        let pages =
+            |leaf_only| Granularity::Pages { domain: 0x23, pasid: None, address: 0x4020_0000, mask: 9, leaf_only };
         assert_eq!(
             bed.model.take_register_log(),
             [
                 Done::ContextCache(Granularity::Device { domain: 0x21, source: 0x0310, mask: 0 }),
                 Done::ContextCache(Granularity::Domain(0x22)),
                 Done::ContextCache(Granularity::Global),
-                iotlb(pages, true),
+                iotlb(pages(true), true),
+                iotlb(pages(false), true),
                 iotlb(Granularity::Domain(0x24), false),
                 iotlb(Granularity::Global, true),
             ]
