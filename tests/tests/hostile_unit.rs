@@ -34,7 +34,7 @@ impl Lying {
     /// Whether this access is told the truth.
     fn honest(&self) -> bool {
         self.accesses.fetch_add(1, Ordering::Relaxed);
-        self.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 

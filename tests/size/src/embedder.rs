@@ -25,7 +25,7 @@ impl<const LEN: usize> Arena<LEN> {
     /// The next `len` bytes, `align` of them aligned; a power of two, 4 KiB at most.
     fn take(&self, len: usize, align: usize) -> Option<NonNull<u8>> {
         let start = |used: usize| used.checked_next_multiple_of(align);
-        let taken = self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             start(used)?.checked_add(len).filter(|end| *end <= LEN)
         });
         let at = start(taken.ok()?)?;
