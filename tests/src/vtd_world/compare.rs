@@ -1,5 +1,6 @@
 //! Accesses, and what they may meet.
 
+use super::operations::through_guest;
 use super::{Lead, World};
 use crate::bench::Bench;
 use iommu_core::addr::Iova;
@@ -47,7 +48,8 @@ impl World<'_> {
                     false
                 }
                 Lead::Blocked => true,
-                Lead::Space(space) | Lead::Guest(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
+                Lead::Space(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
+                Lead::Guest(space) => self.spaces[*space].outcomes(through_guest(at), write, &mut outcomes.hits),
             };
         }
         outcomes

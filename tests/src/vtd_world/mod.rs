@@ -31,7 +31,7 @@ enum Lead {
     Blocked,
     Identity,
     Space(usize),
-    /// Through the guest's first stage on top of a space, which leads every address to itself.
+    /// Through the guest's first stage on top of a space, which leads addresses to [others](operations::through_guest).
     Guest(usize),
 }
 

@@ -28,6 +28,12 @@ pub(super) fn places() -> Vec<u64> {
     places
 }
 
+/// Where a guest's first stage leads an address: each GiB to its neighbour, so that what the host changes has other addresses
+/// than those that a device of the guest knows.
+pub(super) const fn through_guest(at: u64) -> u64 {
+    at ^ HUGE
+}
+
 /// What goes wrong in the middle of an operation.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
@@ -154,7 +160,8 @@ impl World<'_> {
         format!("a domain of {stage:?}")
     }
 
-    /// A first stage on top of a space that leads every address to itself; `None` where something is in the way of it.
+    /// A first stage on top of a space that leads addresses [elsewhere](through_guest); `None` where something is in the way
+    /// of it.
     fn guest(&self, space: &Space) -> Option<Box<dyn Nested>> {
         let parent = &**space.domain.as_ref()?;
         // Its tables are memory of the parent, at their own addresses: those of the unit's memory, which nobody tries.
@@ -167,7 +174,9 @@ impl World<'_> {
         }
         // Present, writable, user, accessed; the leaves dirty, and of 1 GiB.
         root.frame(0)?.publish(0, gibibytes.phys().get() | 0x27);
-        (0..4).for_each(|leaf| gibibytes.frame(0).expect("a frame").publish(leaf, (leaf as u64) << 30 | 0xe7));
+        (0..4).for_each(|leaf| {
+            gibibytes.frame(0).expect("a frame").publish(leaf, through_guest((leaf as u64) << 30) | 0xe7)
+        });
         let at = root.phys().get();
         // The guest keeps them for ever.
         std::mem::forget((root, gibibytes));
