@@ -15,7 +15,7 @@ pub use numbers::Numbers;
 use crate::bench::Bench;
 use compare::Probe;
 use iommu_core::addr::IovaRange;
-use iommu_core::hw::{Pasid, RequesterId, Stream};
+use iommu_core::hw::{Pasid, RequesterId, Stream, Unit as _};
 use space::Space;
 use std::sync::{Arc, Mutex};
 
@@ -66,6 +66,7 @@ impl<'n> World<'n> {
         let bench = Bench::up(&case);
         setup::disturb(&bench.model, &mut numbers);
         let bits = u32::from(bench.unit.hardware().pasid_bits());
+        let guests = bench.unit.capabilities().nesting;
         let mut travellers = Vec::new();
         for requester in REQUESTERS.map(RequesterId::new) {
             let mut add = |stream| travellers.push(Traveller { stream, leads: vec![Lead::Blocked] });
@@ -81,7 +82,7 @@ impl<'n> World<'n> {
             spaces: Vec::new(),
             travellers,
             device_tlbs: [false; REQUESTERS.len()],
-            places: operations::places(),
+            places: operations::places(guests),
             during: Arc::default(),
             doubt: None,
             steps: 0,

@@ -20,11 +20,15 @@ const HUGE: u64 = 1 << 30;
 /// Most domains at the same time.
 const SPACES: usize = 5;
 
-/// Addresses to try: inside, at the edges of and around all that is ever mapped.
-pub(super) fn places() -> Vec<u64> {
+/// Addresses to try: inside, at the edges of and around all that is ever mapped, and those that guests lead there.
+pub(super) fn places(guests: bool) -> Vec<u64> {
     let mut places: Vec<u64> = (0..9).map(|page| page * PAGE).collect();
     places.extend([8 * PAGE - 1, LARGE - 1, LARGE, LARGE + 5 * PAGE, 2 * LARGE, 3 * LARGE - 1, 3 * LARGE]);
     places.extend([HUGE - 1, HUGE, HUGE + LARGE, 2 * HUGE - 1, 2 * HUGE, 0xfee0_0000]);
+    if guests {
+        let theirs: Vec<u64> = places.iter().map(|at| through_guest(*at)).filter(|at| !places.contains(at)).collect();
+        places.extend(theirs);
+    }
     places
 }
 
@@ -326,7 +330,7 @@ impl World<'_> {
         let who = self.numbers.below(self.travellers.len() as u64) as usize;
         let stream = self.travellers[who].stream;
         if let Some(guest) = &self.spaces[at].guest
-            && self.numbers.once_in(2)
+            && !self.numbers.once_in(4)
         {
             let found = self.bench.unit.attach(stream, Target::Nested(&**guest));
             self.went(who, Lead::Guest(at), found.map(drop));

@@ -26,7 +26,7 @@ fn without_queue() -> Config {
 
 /// A unit chosen by `numbers`, with bits of its own.
 pub fn choose(numbers: &mut Numbers<'_>) -> Case {
-    let bases: [Base; 10] = [
+    let bases: [Base; 11] = [
         ("second stage", Config::second_stage, Stage::Second),
         ("first stage", Config::first_stage, Stage::First),
         ("server, second stage", Config::server, Stage::Second),
@@ -34,6 +34,8 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         ("narrow", narrow, Stage::Second),
         ("unsnooped, second stage", server_without_snooping, Stage::Second),
         ("unsnooped, first stage", server_without_snooping, Stage::First),
+        // More often: there is more to go wrong.
+        ("server, nested", Config::server_nested, Stage::Second),
         ("server, nested", Config::server_nested, Stage::Second),
         ("legacy", Config::legacy, Stage::Second),
         ("legacy by registers", without_queue, Stage::Second),
