@@ -307,7 +307,8 @@ pub fn increase_level<K: Kind>() {
     let read = |phys| memory.device_read64(PhysAddr::new(phys));
     let mut tops = Vec::new();
     let mut low = Vec::new();
-    for levels in K::F::LEVELS {
+    // Some options leave out some of them: a first stage of VT-d has no 3.
+    for levels in K::F::LEVELS.filter(|levels| K::F::input_bits(*levels, K::options()) != 0) {
         let raw = Raw { levels: levels.into(), ..K::RAW };
         let raw = Raw { input_bits: raw.most_input_bits(), ..raw };
         let config = Config { levels, input_bits: u8::MAX, ..K::config(WalkerMemory::Coherent) };
