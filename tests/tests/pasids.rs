@@ -180,6 +180,30 @@ fn a_directory_grows_while_others_go_on() {
     }
 }
 
+#[test]
+fn a_directory_that_hardware_has_not_left_stays_when_the_next_grows() {
+    for case in cases() {
+        let bench = Bench::up(&case);
+        let domain = domain(&bench, 1);
+        attach(&bench, stream(RED), &*domain);
+        assert_eq!(go(&bench.model, stream(RED)), Ok(phys(1)));
+        // The context entry that leads to the smaller one is still cached.
+        bench.model.fail_descriptor_after(0);
+        let found = bench.unit.attach(adi(RED, 0x8000), Target::Paging(&*domain));
+        assert!(matches!(found, Err(HwError::Queue { .. })), "{}: {found:?}", case.name);
+        let model = bench.model.clone();
+        bench.spy.set_hook(Some(Box::new(move |_, _| assert_eq!(go(&model, stream(RED)), Ok(phys(1))))));
+        attach(&bench, adi(RED, 0x8_0000), &*domain);
+        bench.spy.set_hook(None);
+        for stream in [stream(RED), adi(RED, 0x8_0000)] {
+            assert_eq!(go(&bench.model, stream), Ok(phys(1)), "{}", case.name);
+        }
+        drop(domain);
+        assert_eq!(bench.memory.in_use(), bench.kept(), "{}", case.name);
+        bench.check();
+    }
+}
+
 /// What each of `streams` meets after every store of `operation`, by walks that know no cache and no driver.
 fn walked(bench: &Bench, streams: &[Stream], operation: impl FnOnce()) -> Vec<Vec<Result<u64, FaultCode>>> {
     let states: Arc<Mutex<Vec<Snapshot>>> = Arc::new(Mutex::new(vec![bench.memory.snapshot()]));
