@@ -93,7 +93,7 @@ fn a_fault_goes_to_the_owner_of_its_stream_alone() {
     let bench = bench(Config::server());
     let unit = bench.handle();
     let router = FaultRouter::new(unit.clone()).unwrap();
-    let route = || bench.unit.report_faults(&mut |fault| drop(router.fault(fault)));
+    let route = || bench.unit.report_faults(&mut |fault| _ = router.fault(fault));
     let space = Ioas::new(IoasConfig::default()).unwrap();
     let queues = [(); 3].map(|()| FaultQueue::new(8).unwrap());
     let domain = |queue: &FaultQueue| {
