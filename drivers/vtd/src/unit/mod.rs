@@ -223,10 +223,11 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 fn unconfirmed(error: HwError, wait: Wait) -> HwError {
     match error {
         HwError::TimedOut(_) | HwError::Queue { .. } => error,
-        other => {
-            warn!("hardware did not confirm: {}", other);
+        HwError::Hardware(what) => {
+            warn!("hardware did not confirm: {}", what);
             HwError::TimedOut(wait)
         }
+        _ => HwError::TimedOut(wait),
     }
 }
 
