@@ -71,8 +71,8 @@ fn report(rows: &[costs::Row], instructions: Option<[u64; 3]>, throughput: &[thr
     }
     let _ = writeln!(text, "{table}");
     text += "## Throughput: map, unmap and flush of a page, each thread its own\n\n";
-    text += "Two threads that come back as soon as they are served take turns: while one is served the other writes. From\n";
-    text += "three on they share doorbells.\n\n";
+    text += "Whoever comes while a round is on its way shares the next doorbell. Two threads that come back as soon as they\n";
+    text += "are served take turns instead, and so do more threads than there are CPUs: while one is served another writes.\n\n";
     let mut table = Table::new(["hardware answers after", "threads", "flushes/s", "x one thread", "doorbells/flush"]);
     for line in throughput {
         let one = throughput.iter().find(|other| other.latency == line.latency && other.threads == 1);
