@@ -34,7 +34,7 @@
 //!
 //! Pages are one aligned block for each range that changed. The domain, or the PASID, is invalidated instead where the
 //! unit has no page-selective invalidation (CAP.PSI), where a block is beyond CAP.MAMV, and where many PASIDs would need
-//! many of them. Types 6 take every mask (section 11.4.2, MAMV). Nothing is invalidated of what nobody leads to: no
+//! many of them. Types 6 take every mask (section 11.4.2, MAMV), of which blocks beyond 4 TiB are not used. Nothing is invalidated of what nobody leads to: no
 //! translation has its tag. Where nothing is invalidated, CAP.RWBF asks for a write-buffer flush (section 6.8).
 //! IOTLB invalidations drain what the unit can drain (CAP.DWD, CAP.DRD); those by PASID always do (section 6.5.2.4).
 

@@ -10,6 +10,11 @@ use iommu_core::hw::{Gather, Touched};
 /// A block of 2^51 pages is half of all there are; wider ones are everything.
 const WIDEST_MASK: u8 = 51;
 
+/// Widest block of an invalidation by PASID: 2^30 pages, 4 TiB. Hardware takes every mask there (section 11.4.2, MAMV), but
+/// there are units that count the pages in 32 bits and drop too little beyond (QEMU's is one); and everything of a PASID is as
+/// cheap by then.
+const WIDEST_PASID_MASK: u8 = 30;
+
 /// Most page-selective invalidations for one change. A gather holds no more ranges than this, so one tag, or one PASID,
 /// never needs more; many PASIDs would need that many times as much, while dropping the whole domain is always one.
 pub(super) const MOST: usize = 8;
@@ -62,8 +67,9 @@ impl<'a> Where<'a> {
 
     /// Blocks as every unit can invalidate them by PASID.
     fn by_pasid(self) -> Option<impl Iterator<Item = Pages>> {
-        let exact = !self.everything && self.gather.touched().all(|touched| block(touched.range, false).is_some());
-        exact.then(|| self.gather.touched().filter_map(|touched| block(touched.range, only_leaves(touched))))
+        let block = |touched: Touched| pasid_block(touched.range, only_leaves(touched));
+        let exact = !self.everything && self.gather.touched().all(|touched| block(touched).is_some());
+        exact.then(|| self.gather.touched().filter_map(block))
     }
 }
 
@@ -171,7 +177,7 @@ pub(super) fn guest(
     sink: &mut dyn Sink,
 ) {
     let domain = tag.domain_id();
-    let pages = range.and_then(|range| block(range, leaves_only));
+    let pages = range.and_then(|range| pasid_block(range, leaves_only));
     match (Indexes::of(users, tag), pages) {
         (Some(indexes), Some(pages)) => indexes
             .as_slice()
@@ -185,6 +191,11 @@ pub(super) fn guest(
 /// The smallest aligned block that covers a range; `None` where the unit cannot invalidate that by domain.
 pub(super) fn covering(caps: &Capabilities, range: IovaRange, leaves_only: bool) -> Option<Pages> {
     block(range, leaves_only).filter(|pages| caps.page_selective() && pages.mask <= caps.max_address_mask())
+}
+
+/// The smallest aligned block that covers a range; `None` where that is better not invalidated by PASID.
+fn pasid_block(range: IovaRange, leaves_only: bool) -> Option<Pages> {
+    block(range, leaves_only).filter(|pages| pages.mask <= WIDEST_PASID_MASK)
 }
 
 /// The smallest aligned block that covers a range; `None` where that is everything.

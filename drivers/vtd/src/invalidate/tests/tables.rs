@@ -73,11 +73,26 @@ fn blocks_beyond_mamv_or_units_without_psi_drop_the_domain() {
     // However many ranges there are, one that needs the whole domain makes the others unnecessary.
     let wide = gather(&[(0x1000, 0x1000), (0x3fff_f000, 0x2000), (0x7fff_f000, 0x2000)]);
     assert_eq!(unmap(SECOND, &[(SECOND, USER)], &wide), [(IOTLB_DOMAIN, 0)]);
-    // Those by PASID take every mask, on every unit: 2^19 and 2^20 pages.
+    // Those by PASID have no such limit, on any unit: 2^19 and 2^20 pages.
     let first = users(&[(FIRST, USER)]);
     let change = Change::Unmapped { tag: FIRST, users: &first, gather: &wide };
     let expected = [0x1000 | LEAVES, LEAVES | 19, LEAVES | 20].map(|high| (PASID_IOTLB_PAGES, high));
     assert_eq!(planned(&no_psi, &[change]).0, expected);
+}
+
+#[test]
+fn blocks_that_some_units_count_wrongly_drop_the_pasid() {
+    // Two pages on both sides of an address: 2^30 pages around 2 TiB, 2^31 around 4 TiB, 2^33 around 16 TiB.
+    let around = |bits: u32| gather(&[((1 << bits) - 0x1000, 0x2000)]);
+    assert_eq!(unmap(FIRST, &[(FIRST, USER)], &around(41)), [(PASID_IOTLB_PAGES, LEAVES | 30)]);
+    assert_eq!(unmap(FIRST, &[(FIRST, USER)], &around(42)), [(PASID_IOTLB_ALL, 0)]);
+    assert_eq!(unmap(FIRST, &[(FIRST, USER)], &around(44)), [(PASID_IOTLB_ALL, 0)]);
+    // A guest's own request, too.
+    let here = users(&[(NESTED, with_pasid(3))]);
+    let wide = Some(range((1 << 44) - 0x1000, 0x2000));
+    let change = Change::GuestChanged { tag: NESTED, users: &here, range: wide, leaves_only: true };
+    let words = run(0, change);
+    assert!(words.len() == 1 && words[0].1 == 0, "{words:x?}");
 }
 
 #[test]
