@@ -1,4 +1,4 @@
-//! Intel VT-d in scalable mode: the driver behind [`iommu_core::hw`].
+//! Intel VT-d, in scalable mode and in legacy mode: the driver behind [`iommu_core::hw`].
 //!
 //! [`Unit::bring_up`] takes a unit's registers and leaves it translating, with every requester blocked; from then on it
 //! is an [`iommu_core::hw::Unit`]. The rooms, each beside the layouts of [`spec`] that it uses:
@@ -26,8 +26,9 @@
 //! | page requests, interrupt remapping | off |
 //! | snoop control | whole domains, where ECAP.SC |
 //! | writes recorded | where page walks snoop: first stage always, second stage with ECAP.SSADS |
-//! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode |
+//! | firmware's translation | replaced by an empty root; turned off for a moment where it ran in another mode and CAP.ESRTPS is clear |
 //! | queue | 256 descriptors, 64 callers in it at once; more wait for one of them |
+//! | interrupt handlers | report faults; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
 //!
 //! # Example
 //!

@@ -1,9 +1,9 @@
 //! Bytes as operations on a VT-d unit, its domains and streams, over the device model, compared with what ought to be after
 //! each: the same as the suite `vtd`'s random part, with a fuzzer that looks for sequences no random number comes up with.
 //!
-//! `cargo +nightly fuzz run vtd -- -max_len=2048 -len_control=0 -rss_limit_mb=0` with `ASAN_OPTIONS=detect_leaks=0` in this crate's folder runs it until it finds something;
-//! it needs a nightly compiler and `cargo install cargo-fuzz`. (What hardware reads is never freed while translation is on, which
-//! a detector of leaks takes for one.)
+//! `cargo +nightly fuzz run vtd -- -max_len=2048 -len_control=0 -rss_limit_mb=0`, with `ASAN_OPTIONS=detect_leaks=0`, in this
+//! crate's folder runs it until it finds something; it needs a nightly compiler and `cargo install cargo-fuzz`. What hardware
+//! reads is never freed while translation is on, which a detector of leaks takes for one.
 #![no_main]
 
 use iommu_tests::vtd_world::{Numbers, World};

@@ -146,9 +146,9 @@ impl<H: Hal + Clone> Directory<H> {
         Ok(())
     }
 
-    /// Replaces one word of the entry of a PASID, which is present, by one store.
-    pub(super) fn store_word(&self, pasid: u32, index: usize, value: u64) -> Result<(), HwError> {
-        frame(self.table(pasid)?)?.publish(word(pasid) + index, value);
+    /// Replaces word 0 of the entry of a PASID, which is present, by one store.
+    pub(super) fn store_word0(&self, pasid: u32, value: u64) -> Result<(), HwError> {
+        frame(self.table(pasid)?)?.publish(word(pasid), value);
         Ok(())
     }
 

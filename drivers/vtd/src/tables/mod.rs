@@ -20,7 +20,7 @@ mod requester;
 mod streams;
 
 pub(crate) use requester::{Attachment, Key};
-pub(crate) use streams::{Linked, Rewritten, Room};
+pub(crate) use streams::{Linked, Room};
 
 use crate::capabilities::Capabilities;
 use crate::invalidate::User;

@@ -7,22 +7,11 @@ use super::{Tables, frame};
 use crate::domain::State;
 use crate::invalidate::{Change, User};
 use crate::spec::context::ContextWord0;
-use crate::spec::pasid::{PASID_ENTRY_WORDS, PasidEntry};
+use crate::spec::pasid::PasidEntry;
 use iommu_alloc::Shared;
 use iommu_core::hw::{HwError, RequesterId};
 use iommu_hal::Hal;
 use iommu_hal::mem::Frames;
-
-/// How the entry of a stream was changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rewritten {
-    /// It says so already.
-    Same,
-    /// By one store.
-    Stored,
-    /// Not at all: more than one word would have to change.
-    TooWide,
-}
 
 /// What became present with the entry of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -127,35 +116,22 @@ impl<H: Hal + Clone> Tables<H> {
         Ok(linked)
     }
 
-    /// Makes the entry of a stream say `entry`, which leads to the same domain, where one store does it. The caller
-    /// invalidates what it said before.
-    pub(crate) fn rewrite(&mut self, key: Key, entry: &PasidEntry) -> Result<Rewritten, HwError> {
-        let index = self.user(key).index;
-        let (old, new) = (self.attachment(key)?.entry.words(), entry.words());
-        let mut differing = (0..PASID_ENTRY_WORDS).filter(|word| old[*word] != new[*word]);
-        let word = match (differing.next(), differing.next()) {
-            (None, _) => return Ok(Rewritten::Same),
-            (Some(word), None) => word,
-            _ => return Ok(Rewritten::TooWide),
-        };
-        // In legacy mode the entry has other words.
-        let Some(directory) = &self.held(key.source)?.directory else { return Ok(Rewritten::TooWide) };
-        directory.store_word(index, word, new[word])?;
-        self.attachment(key)?.entry = *entry;
-        Ok(Rewritten::Stored)
-    }
-
-    /// Sets or clears SSADE in a user's entry, where that is present, in one store.
+    /// Sets or clears SSADE in a user's entry, where that is present, by one store: it stands in the word with the present
+    /// bit. The caller invalidates what that said before.
     pub(crate) fn retune(&mut self, user: User, access_dirty: bool) -> Result<(), HwError> {
-        let stream = self.attachment(user.into())?;
+        let held = self.held(user.source)?;
+        let unknown = HwError::NoSuchStream { stream: user.source.get().into() };
+        let at = held.position(user.pasid).map_err(|_| unknown)?;
+        let stream = held.streams.get_mut(at).ok_or(unknown)?;
         if stream.draining || stream.entry.access_dirty == access_dirty {
             return Ok(());
         }
+        let directory = held.directory.as_ref().ok_or(HwError::Hardware("a requester without a directory"))?;
         let entry = PasidEntry { access_dirty, ..stream.entry };
-        match self.rewrite(user.into(), &entry)? {
-            Rewritten::TooWide => Err(HwError::Hardware("a bit in more than one word")),
-            Rewritten::Same | Rewritten::Stored => Ok(()),
-        }
+        let [word0, ..] = entry.words();
+        directory.store_word0(user.index, word0)?;
+        stream.entry = entry;
+        Ok(())
     }
 
     /// Makes the entry of a stream not present, but nothing above it.

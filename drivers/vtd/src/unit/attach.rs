@@ -4,7 +4,7 @@ use super::Inner;
 use crate::domain::State;
 use crate::invalidate::{Change, Seat};
 use crate::spec::pasid::PasidEntry;
-use crate::tables::{Key, Linked, Rewritten, Room, Tables};
+use crate::tables::{Key, Linked, Room, Tables};
 use iommu_alloc::Shared;
 use iommu_core::hw::{HwError, RequesterId, Transition};
 use iommu_hal::Hal;
@@ -41,18 +41,9 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         state: &Shared<State>,
         entry: &PasidEntry,
     ) -> Result<Transition, HwError> {
+        // All that leads to one domain has the same entry, whatever is recorded there included.
         if tables.stream(key).is_some_and(|stream| Shared::same(&stream.state, state)) {
-            match tables.rewrite(key, entry)? {
-                Rewritten::Same => return Ok(Transition::Hitless),
-                Rewritten::Stored => {
-                    let done = self.invalidate_each(|add| tables.was_cleared(key).iter().for_each(add));
-                    done.inspect_err(|_| {
-                        let _ = self.block(tables, key);
-                    })?;
-                    return Ok(Transition::Hitless);
-                }
-                Rewritten::TooWide => {}
-            }
+            return Ok(Transition::Hitless);
         }
         // An entry that hardware reads in pieces cannot be replaced at once: not present, invalidate, set anew.
         let old = tables.clear_entry(key)?;

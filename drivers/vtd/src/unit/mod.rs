@@ -72,8 +72,8 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         &self.0.caps
     }
 
-    /// Submits a lone wait descriptor and returns its status data once hardware has written it: everything submitted
-    /// before is complete.
+    /// Submits a lone wait descriptor and returns its status data once hardware has written it: everything that was
+    /// confirmed to its caller before is complete. (Of what ended in a time-out it says nothing.)
     ///
     /// # Errors
     ///
