@@ -64,7 +64,6 @@ pub mod capabilities;
 mod domain;
 mod errors;
 mod fault;
-mod ids;
 mod invalidate;
 mod queue;
 mod regs;

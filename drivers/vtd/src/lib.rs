@@ -61,7 +61,6 @@ pub mod capabilities;
 mod domain;
 pub mod dump;
 mod fault;
-mod ids;
 mod invalidate;
 mod queue;
 mod register_invalidation;

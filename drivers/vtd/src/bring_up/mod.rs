@@ -24,7 +24,6 @@ pub use config::{Config, ModeChoice};
 use crate::capabilities::{Capabilities, Mode};
 use crate::domain::{Identity, Trees};
 use crate::fault::Faults;
-use crate::ids::DomainIds;
 use crate::invalidate::Change;
 use crate::queue::Invalidator;
 use crate::regs::Regs;
@@ -35,6 +34,7 @@ use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 use iommu_core::hw::HwError;
 use iommu_core::{error, info, warn};
+use iommu_driver::ids::Ids;
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use spin::Mutex;
@@ -79,7 +79,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         caps.check(regs.io().len())?;
         caps.require_rid_pasid(config.rid_pasid.get())?;
 
-        let mut ids = DomainIds::new(caps.domain_id_bits())?;
+        let mut ids = Ids::new(caps.domain_id_bits())?;
         let identity = Identity::new(&caps, ids.alloc()?)?;
         let queue = Invalidator::new(&hal, &caps, host_bits)?;
         let request = FrameRequest::single(host_bits, caps.structure_memory());

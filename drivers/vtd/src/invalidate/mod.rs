@@ -38,18 +38,14 @@
 //! translation has its tag. Where nothing is invalidated, CAP.RWBF asks for a write-buffer flush (section 6.8).
 //! IOTLB invalidations drain what the unit can drain (CAP.DWD, CAP.DRD); those by PASID always do (section 6.5.2.4).
 
-mod batch;
 mod pages;
-mod users;
-
-pub use batch::Batch;
-pub use users::{Seat, Users};
 
 use crate::capabilities::{Capabilities, Mode};
 use crate::spec::descriptor::Drain;
 use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope, PasidScope, TlbPages, TlbTarget};
 use iommu_core::addr::IovaRange;
 use iommu_core::hw::{Gather, Pasid, RequesterId};
+use iommu_driver::{batch, users};
 
 /// How cached translations of a domain are tagged, which decides the descriptor that removes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +77,47 @@ pub struct User {
     /// The device TLB of its function, where it has one that may hold translations.
     pub tlb: Option<TlbTarget>,
 }
+
+impl users::User for User {
+    type Source = RequesterId;
+    type Tlb = TlbTarget;
+    type Tag = Tag;
+
+    fn source(&self) -> RequesterId {
+        self.source
+    }
+
+    fn pasid(&self) -> Option<Pasid> {
+        self.pasid
+    }
+
+    fn tlb(&self) -> Option<TlbTarget> {
+        self.tlb
+    }
+
+    fn set_tlb(&mut self, tlb: Option<TlbTarget>) {
+        self.tlb = tlb;
+    }
+
+    /// One domain id is of one tag only.
+    fn number(tag: Tag) -> u64 {
+        tag.domain_id().into()
+    }
+}
+
+/// A user's place among the users of a domain.
+pub type Seat = users::Seat<User>;
+
+/// The users of a domain, and of first stages on top of it.
+pub type Users = users::Users<User>;
+
+/// Invalidations that are submitted together.
+pub type Batch<'s> = batch::Batch<'s, Invalidation>;
+
+/// Takes the invalidations of a plan, in order.
+pub trait Sink: batch::Sink<Invalidation> {}
+
+impl<S: batch::Sink<Invalidation> + ?Sized> Sink for S {}
 
 /// A change that hardware may have cached the old state of.
 #[derive(Clone, Copy, Debug)]
@@ -190,12 +227,6 @@ pub enum Change<'a> {
         /// The id's tag.
         tag: Tag,
     },
-}
-
-/// Takes the invalidations of a plan, in order.
-pub trait Sink {
-    /// One more.
-    fn add(&mut self, invalidation: Invalidation);
 }
 
 /// Adds the invalidations that `change` needs on a unit with these capabilities. Returns whether, where nothing was added,

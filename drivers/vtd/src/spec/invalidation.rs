@@ -2,6 +2,7 @@
 
 use super::descriptor::{Drain, Pages};
 use iommu_core::hw::RequesterId;
+use iommu_driver::batch::Item;
 
 /// One invalidation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,10 +131,13 @@ impl Invalidation {
             _ => None,
         }
     }
+}
 
-    /// The order in which kinds must be submitted: structure caches, then what is filled through them, then what is filled
-    /// from that (section 6.5.2.11).
-    pub const fn rank(&self) -> u8 {
+impl Item for Invalidation {
+    const UNUSED: Self = Self::PasidCache(PasidScope::Global);
+
+    /// Structure caches, then what is filled through them, then what is filled from that (section 6.5.2.11).
+    fn rank(&self) -> u8 {
         match self {
             Self::ContextCache(_) => 0,
             Self::PasidCache(_) => 1,

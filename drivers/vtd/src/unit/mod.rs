@@ -15,7 +15,6 @@ pub use device_tlb::DEVICE_TLB_REQUEST;
 use crate::capabilities::Capabilities;
 use crate::domain::{Domain, Identity, Nested, State, Trees};
 use crate::fault::{Faults, MsiMessage};
-use crate::ids::DomainIds;
 use crate::invalidate::{Batch, Change, Tag, plan};
 use crate::queue::{Invalidator, Marker};
 use crate::regs::Regs;
@@ -30,7 +29,8 @@ use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DeviceTlb, DomainConfig, Fault, FaultReport, HwError, NestedConfig, RequesterId};
 use iommu_core::hw::{Stream, StreamId, Target, Transition, Wait};
-use iommu_core::warn;
+use iommu_driver::ids::Ids;
+use iommu_driver::unconfirmed;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use spin::Mutex;
@@ -58,7 +58,7 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     // Never dropped: hardware reads them as long as translation is on, which nobody turns off.
     pub(crate) queue: ManuallyDrop<Invalidator<H>>,
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
-    pub(crate) ids: Mutex<DomainIds>,
+    pub(crate) ids: Mutex<Ids>,
     /// Page tables of the domains, to be printed.
     pub(crate) trees: Trees<H>,
     pub(crate) faults: Faults,
@@ -215,19 +215,6 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     fn submit(&self, batch: &[Invalidation]) -> Result<Marker, HwError> {
         self.queue.run(&self.hal, &self.regs, batch).map_err(|error| unconfirmed(error, Wait::Completion))
-    }
-}
-
-/// `error` as the seam has it where hardware did not confirm, whatever the reason: any other says that nothing has changed, and
-/// memory would be given back that hardware may still reach. A unit whose registers read all ones may answer again.
-fn unconfirmed(error: HwError, wait: Wait) -> HwError {
-    match error {
-        HwError::TimedOut(_) | HwError::Queue { .. } => error,
-        HwError::Hardware(what) => {
-            warn!("hardware did not confirm: {}", what);
-            HwError::TimedOut(wait)
-        }
-        _ => HwError::TimedOut(wait),
     }
 }
 

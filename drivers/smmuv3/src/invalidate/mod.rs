@@ -199,5 +199,4 @@ fn lowest_level(touched: Touched) -> u8 {
 }
 
 #[cfg(test)]
-#[path = "invalidate_tests.rs"]
 mod tests;

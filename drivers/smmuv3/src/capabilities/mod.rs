@@ -284,5 +284,4 @@ impl fmt::Display for Capabilities {
 }
 
 #[cfg(test)]
-#[path = "capabilities_tests.rs"]
 mod tests;

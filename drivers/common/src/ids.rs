@@ -1,24 +1,29 @@
-//! Domain ids of one unit.
+//! Domain ids, ASIDs, VMIDs of one unit.
 
 use alloc::vec::Vec;
 use iommu_core::hw::HwError;
 
-/// Id 0: hardware tags what it caches of not-present entries with it in caching mode, so no domain may have it.
+/// Id 0, which no domain has. VT-d: in caching mode hardware tags with it what it caches of entries that are not present.
+/// SMMUv3: as a VMID it tags what stage 1 alone translates, and as an ASID it is what an entry of zeros would have.
 const RESERVED: u16 = 0;
 
-/// Which domain ids are taken. An id is given back only after its invalidation was confirmed; one whose invalidation never
+/// Which ids are taken. An id is given back only after its invalidation was confirmed; one whose invalidation never
 /// was stays taken for ever.
 ///
 /// Ids are handed out in turn, so that one that was given back rests until all others had their turn.
-pub(crate) struct DomainIds {
+pub struct Ids {
     taken: Vec<u64>,
     /// Where the next search begins.
     next: u32,
 }
 
-impl DomainIds {
+impl Ids {
     /// 2^`bits` ids, at most 16 bits.
-    pub(crate) fn new(bits: u8) -> Result<Self, HwError> {
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::OutOfMemory`].
+    pub fn new(bits: u8) -> Result<Self, HwError> {
         let words = (1usize << bits.min(16)).div_ceil(64);
         let mut taken = Vec::new();
         taken.try_reserve_exact(words).map_err(|_| HwError::OutOfMemory)?;
@@ -33,7 +38,11 @@ impl DomainIds {
     }
 
     /// The free id whose turn it is.
-    pub(crate) fn alloc(&mut self) -> Result<u16, HwError> {
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::OutOfDomainIds`].
+    pub fn alloc(&mut self) -> Result<u16, HwError> {
         let id = self.free_from(self.next).or_else(|| self.free_from(0)).ok_or(HwError::OutOfDomainIds)?;
         self.take(id);
         self.next = u32::from(id) + 1;
@@ -50,7 +59,7 @@ impl DomainIds {
     }
 
     /// Gives an id back, of which hardware has confirmed that nothing is cached under it.
-    pub(crate) fn free(&mut self, id: u16) {
+    pub fn free(&mut self, id: u16) {
         if let Some(word) = self.taken.get_mut(usize::from(id / 64)) {
             *word &= !(1 << (id % 64));
         }
@@ -69,20 +78,20 @@ mod tests {
 
     #[test]
     fn ids_run_out_and_come_back_and_zero_is_never_given() {
-        let mut ids = DomainIds::new(4).unwrap();
+        let mut ids = Ids::new(4).unwrap();
         let given: Vec<u16> = core::iter::from_fn(|| ids.alloc().ok()).collect();
         assert_eq!(given, (1..16).collect::<Vec<u16>>());
         assert_eq!(ids.alloc(), Err(HwError::OutOfDomainIds));
         ids.free(9);
         assert_eq!(ids.alloc(), Ok(9));
         assert_eq!(ids.alloc(), Err(HwError::OutOfDomainIds));
-        let mut many = DomainIds::new(16).unwrap();
+        let mut many = Ids::new(16).unwrap();
         assert_eq!(core::iter::from_fn(|| many.alloc().ok()).count(), 65_535);
     }
 
     #[test]
     fn an_id_that_came_back_rests_until_all_others_had_their_turn() {
-        let mut ids = DomainIds::new(8).unwrap();
+        let mut ids = Ids::new(8).unwrap();
         let first = ids.alloc().unwrap();
         ids.free(first);
         for turn in 2..256 {

@@ -1,0 +1,26 @@
+//! What the drivers of IOMMUs have in common, and what is about no register and no layout.
+//!
+//! * [`ids`]: domain ids, ASIDs, VMIDs.
+//! * [`users`]: which streams lead to a domain.
+//! * [`batch`]: invalidations that are submitted together, kinds in the order in which they must run.
+//! * [`unconfirmed`]: the error of whoever waited for hardware in vain.
+//!
+//! A driver brings the types of its own hardware along; nothing here names one.
+//!
+//! # Limits
+//!
+//! | What | Now |
+//! |---|---|
+//! | users of a domain | found by going through all of them |
+//! | invalidations of one batch | 32; more go in several |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod batch;
+mod confirm;
+pub mod ids;
+pub mod users;
+
+pub use confirm::unconfirmed;
