@@ -66,7 +66,11 @@ impl Unit {
         let wanted = match refused.code {
             FaultCode::NONE => false,
             FaultCode::C_BAD_STREAMID => self.cr2 & RECINVSID != 0,
-            _ => !refused.silent,
+            // R hides faults of the translation only, and no stall.
+            FaultCode::F_TRANSLATION | FaultCode::F_ADDR_SIZE | FaultCode::F_ACCESS | FaultCode::F_PERMISSION => {
+                !refused.policy.silent || refused.policy.stalls
+            }
+            _ => true,
         };
         if wanted {
             let raw = words(sid, ssid, iova, write, refused);

@@ -16,7 +16,7 @@ mod request;
 mod stream;
 
 pub use code::FaultCode;
-pub(super) use code::{Class, Refused};
+pub(super) use code::{Class, Policy, Refused};
 pub use reach::{Reach, reachable};
 pub(super) use request::{Entry, Regime, Rights, View, request};
 

@@ -66,6 +66,22 @@ pub(in crate::smmuv3) enum Class {
     Input = 2,
 }
 
+/// What a stage makes of faults (section 5.5): A, R and S of a CD; S2R and S2S of an STE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::smmuv3) struct Policy {
+    /// R is clear: no record.
+    pub(in crate::smmuv3) silent: bool,
+    /// S: the request waits for an answer.
+    pub(in crate::smmuv3) stalls: bool,
+    /// A: the device is told; otherwise it reads zeros and writes nothing.
+    pub(in crate::smmuv3) aborts: bool,
+}
+
+impl Policy {
+    /// Of the configuration itself: recorded and aborted.
+    pub(super) const NONE: Self = Self { silent: false, stalls: false, aborts: true };
+}
+
 /// Why a request was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::smmuv3) struct Refused {
@@ -77,14 +93,16 @@ pub(in crate::smmuv3) struct Refused {
     pub(in crate::smmuv3) ipa: u64,
     /// What could not be read.
     pub(in crate::smmuv3) fetch: u64,
-    /// CD.R or STE.S2R asks for no record.
-    pub(in crate::smmuv3) silent: bool,
+    /// What the stage that refused makes of it.
+    pub(in crate::smmuv3) policy: Policy,
+    /// STE.MEV, or no STE was found: like events may be merged.
+    pub(in crate::smmuv3) merges: bool,
 }
 
 impl Refused {
     /// By the configuration, or by stage 1.
     pub(super) const fn by(code: FaultCode) -> Self {
-        Self { code, second: false, class: Class::Input, ipa: 0, fetch: 0, silent: false }
+        Self { code, second: false, class: Class::Input, ipa: 0, fetch: 0, policy: Policy::NONE, merges: true }
     }
 
     /// For want of memory at `fetch`.

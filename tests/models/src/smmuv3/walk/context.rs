@@ -2,7 +2,7 @@
 
 use super::page::{Half, Stage1};
 use super::stream::Ste;
-use super::{Config, FaultCode, Refused, View};
+use super::{Config, FaultCode, Policy, Refused, View};
 
 /// A context descriptor, as it was fetched.
 pub(super) type Cd = [u64; 8];
@@ -107,6 +107,6 @@ pub(super) fn check(config: &Config, ste: &Ste, cd: &Cd, nested: bool) -> Result
         el2,
         privileged: el2 || ste[1] >> 48 & 3 == 3,
         no_access_flag: bit(35) || ha,
-        silent: !bit(45),
+        policy: Policy { silent: !bit(45), stalls: bit(44), aborts: bit(46) },
     })
 }

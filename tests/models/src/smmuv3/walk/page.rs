@@ -1,6 +1,6 @@
 //! Armv8 translation tables, 4 KiB granule.
 
-use super::FaultCode;
+use super::{FaultCode, Policy};
 
 /// One half of the addresses of stage 1.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub(super) struct Stage1 {
     pub(super) privileged: bool,
     /// Access flags are not looked at.
     pub(super) no_access_flag: bool,
-    pub(super) silent: bool,
+    pub(super) policy: Policy,
 }
 
 /// Stage 2, as an STE describes it.
@@ -39,7 +39,7 @@ pub(super) struct Stage2 {
     pub(super) output_bits: u32,
     pub(super) vmid: u16,
     pub(super) no_access_flag: bool,
-    pub(super) silent: bool,
+    pub(super) policy: Policy,
 }
 
 /// A leaf that was found.

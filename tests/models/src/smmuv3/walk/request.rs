@@ -125,17 +125,33 @@ pub(in crate::smmuv3) fn request(
     write: bool,
 ) -> Result<Found, Refused> {
     let ste = stream::ste(view, config, tables, sid)?;
-    let (first, second) = match stream::kind(config, &ste)? {
+    let kind = stream::kind(config, &ste)?;
+    // STE.MEV, from here on.
+    let merges = ste[1] >> 19 & 1 != 0;
+    with(view, config, &ste, kind, (sid, ssid), iova, write).map_err(|refused| Refused { merges, ..refused })
+}
+
+/// Translates one request by a STE that is valid.
+fn with(
+    view: &mut dyn View,
+    config: &Config,
+    ste: &stream::Ste,
+    kind: Kind,
+    (sid, ssid): (u32, Option<u32>),
+    iova: u64,
+    write: bool,
+) -> Result<Found, Refused> {
+    let (first, second) = match kind {
         Kind::Abort => return Err(Refused::by(FaultCode::NONE)),
         Kind::Bypass => return bypass(config, iova),
         Kind::Translate { first, second } => (first, second),
     };
-    let ssid = if first { context::select(&ste, ssid)? } else { None };
+    let ssid = if first { context::select(ste, ssid)? } else { None };
     let Some(ssid) = ssid else {
         let Some(stage2) = second else { return bypass(config, iova) };
         // Stage 1 is bypassed: its output must be an address that stage 2 could take at all.
         if iova >> config.output_bits() != 0 {
-            return Err(Refused { silent: stage2.silent, ..Refused::by(FaultCode::F_ADDR_SIZE) });
+            return Err(Refused { policy: stage2.policy, ..Refused::by(FaultCode::F_ADDR_SIZE) });
         }
         let entry = second_stage(view, &stage2, iova, write, Class::Input)?;
         return Ok(Found { entry, regime: Some(Regime::Second { vmid: stage2.vmid }) });
@@ -150,12 +166,12 @@ pub(in crate::smmuv3) fn request(
     let cd = match view.cd(sid, ssid) {
         Some(cd) => cd,
         None => {
-            let cd = context::fetch(view, &ste, ssid, &mut locate)?;
+            let cd = context::fetch(view, ste, ssid, &mut locate)?;
             view.keep_cd(sid, ssid, &cd);
             cd
         }
     };
-    let stage1 = context::check(config, &ste, &cd, second.is_some())?;
+    let stage1 = context::check(config, ste, &cd, second.is_some())?;
     // Without stage 2 in the unit there are no VMIDs; with it they tag stage 1 alone as well, but not EL2.
     let vmid = if config.has(Config::S2P) && !stage1.el2 { ste[2] as u16 } else { 0 };
     first_stage(view, &stage1, second.as_ref(), vmid, iova, write)
@@ -179,7 +195,7 @@ fn first_stage(
     iova: u64,
     write: bool,
 ) -> Result<Found, Refused> {
-    let refused = |code| Refused { silent: stage1.silent, ..Refused::by(code) };
+    let refused = |code| Refused { policy: stage1.policy, ..Refused::by(code) };
     let half = stage1.half(iova).ok_or(refused(FaultCode::F_TRANSLATION))?;
     // EL2 without E2H has no ASIDs.
     let asid = (!stage1.el2).then_some(stage1.asid);
@@ -199,14 +215,14 @@ fn first_stage(
                     }
                 };
                 let abort = Refused { class: Class::Table, ..Refused::fetching(FaultCode::F_WALK_EABT, phys) };
-                let descriptor = view.word(phys).ok_or(Refused { silent: stage1.silent, ..abort })?;
+                let descriptor = view.word(phys).ok_or(Refused { policy: stage1.policy, ..abort })?;
                 if level < 3 && descriptor & 3 == 3 {
                     view.keep_step(regime, level, iova, descriptor);
                 }
                 Ok(descriptor)
             };
             let leaf = page::walk(half.table, half.level, half.input_bits, stage1.output_bits, iova, read).map_err(
-                |fault: Refused| Refused { silent: fault.silent || !fault.second && stage1.silent, ..fault },
+                |fault: Refused| if fault.second { fault } else { Refused { policy: stage1.policy, ..fault } },
             )?;
             if leaf.descriptor >> 10 & 1 == 0 && !stage1.no_access_flag {
                 return Err(refused(FaultCode::F_ACCESS));
@@ -266,7 +282,7 @@ fn first_rights(stage1: &Stage1, leaf: &Leaf, flat: bool) -> Rights {
 }
 
 fn refused_by_second(stage2: &Stage2, code: FaultCode, ipa: u64, class: Class) -> Refused {
-    Refused { code, second: true, class, ipa, fetch: 0, silent: stage2.silent }
+    Refused { second: true, class, ipa, policy: stage2.policy, ..Refused::by(code) }
 }
 
 /// Translates `ipa` by stage 2 and checks the access.

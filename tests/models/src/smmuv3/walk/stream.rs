@@ -1,7 +1,7 @@
 //! Stream table and STE.
 
 use super::page::Stage2;
-use super::{Config, FaultCode, Refused, Tables, View};
+use super::{Config, FaultCode, Policy, Refused, Tables, View};
 
 /// A stream table entry, as it was fetched.
 pub(super) type Ste = [u64; 8];
@@ -178,6 +178,6 @@ fn stage_2(config: &Config, words: &Ste) -> Result<Stage2, Refused> {
         output_bits,
         vmid: words[2] as u16,
         no_access_flag: bit(53) || ha,
-        silent: !bit(58),
+        policy: Policy { silent: !bit(58), stalls: bit(57), aborts: true },
     })
 }
