@@ -1,11 +1,16 @@
 //! A translation domain of one unit: page tables, an ASID or VMID, and the invalidations that keep both honest.
 
+mod state;
+
+pub(crate) use state::State;
+
 use crate::invalidate::{Change, Tag};
 use crate::spec::cd::ContextDescriptor;
 use crate::spec::ste::{Stage1Entry, Stage2Entry, StreamEntry};
 use crate::tables::{Destination, write_entry};
-use crate::unit::Shared;
+use crate::unit::Inner;
 use alloc::sync::Arc;
+use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, IovaRange, PhysExtent};
 use iommu_core::error;
 use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
@@ -37,7 +42,7 @@ macro_rules! either {
 ///
 /// CPUs that work on disjoint addresses do not wait for each other, but for the queue.
 pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
-    unit: Arc<Shared<H, R>>,
+    unit: Arc<Inner<H, R>>,
     destination: Destination,
     /// Distinguishes this domain's gathers from all others.
     serial: u64,
@@ -48,7 +53,7 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// An empty domain under the ASID or VMID `id`, which stays the caller's on an error.
-    pub(crate) fn new(unit: &Arc<Shared<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
+    pub(crate) fn new(unit: &Arc<Inner<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
         let (tables, destination) = match stage {
             Stage::First => first_stage(unit, id)?,
             Stage::Second => second_stage(unit, id)?,
@@ -62,17 +67,17 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         })
     }
 
-    pub(crate) fn belongs_to(&self, unit: &Arc<Shared<H, R>>) -> bool {
+    pub(crate) fn belongs_to(&self, unit: &Arc<Inner<H, R>>) -> bool {
         Arc::ptr_eq(&self.unit, unit)
     }
 
     /// What leads a stream to this domain.
     pub(crate) fn destination(&self) -> Destination {
-        self.destination
+        self.destination.clone()
     }
 
-    fn tag(&self) -> Tag {
-        self.destination.tag
+    fn state(&self) -> &State {
+        &self.destination.state
     }
 
     /// Frees the table frames of a gather whose invalidation was confirmed.
@@ -93,7 +98,7 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
 
 /// Stage-1 tables and their context descriptor, written whole before any stream leads to it and never changed.
 fn first_stage<H: Hal + Clone, R: Registers>(
-    unit: &Shared<H, R>,
+    unit: &Inner<H, R>,
     asid: u16,
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
@@ -115,13 +120,13 @@ fn first_stage<H: Hal + Clone, R: Registers>(
         fetch: caps.walk_attributes(),
         stall_disable: caps.must_disable_stalls(),
     });
-    let destination = Destination { tag: Tag::Asid(asid), entry, page_table: Some(table.root()) };
+    let destination = Destination { state: state(Tag::Asid(asid))?, entry, page_table: Some(table.root()) };
     Ok((StageTables::First(SharedTable::new(table), context), destination))
 }
 
 /// Stage-2 tables.
 fn second_stage<H: Hal + Clone, R: Registers>(
-    unit: &Shared<H, R>,
+    unit: &Inner<H, R>,
     vmid: u16,
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
@@ -135,12 +140,12 @@ fn second_stage<H: Hal + Clone, R: Registers>(
         output_size: caps.output_size(),
         walk: caps.walk_attributes(),
     });
-    let destination = Destination { tag: Tag::Vmid(vmid), entry, page_table: Some(table.root()) };
+    let destination = Destination { state: state(Tag::Vmid(vmid))?, entry, page_table: Some(table.root()) };
     Ok((StageTables::Second(SharedTable::new(table)), destination))
 }
 
 fn config<H: Hal + Clone, R: Registers, F: Format>(
-    unit: &Shared<H, R>,
+    unit: &Inner<H, R>,
     shape: crate::capabilities::StageShape,
     options: F::Options,
 ) -> TableConfig<F> {
@@ -156,10 +161,20 @@ fn config<H: Hal + Clone, R: Registers, F: Format>(
     }
 }
 
+fn state(tag: Tag) -> Result<Shared<State>, HwError> {
+    Shared::try_new(State::new(tag)?).map_err(|_| HwError::OutOfMemory)
+}
+
+/// Invalidates what `gather` took out of a domain's tables.
+fn forget<H: Hal + Clone, R: Registers>(unit: &Inner<H, R>, state: &State, gather: &Gather) -> Result<(), HwError> {
+    let tag = state.tag();
+    state.with_users(|users| unit.invalidate(&[Change::Unmapped { tag, page_bits: 12, users, gather }]))
+}
+
 /// Has hardware confirm what a change of the tables took out, before the change goes on.
 struct Confirm<'u, H: Hal + Clone, R: Registers> {
-    unit: &'u Shared<H, R>,
-    tag: Tag,
+    unit: &'u Inner<H, R>,
+    state: &'u State,
 }
 
 // SAFETY: the commands are planned from all that the gather holds, and it returns once the CMD_SYNC behind them has
@@ -167,7 +182,7 @@ struct Confirm<'u, H: Hal + Clone, R: Registers> {
 #[allow(unsafe_code, reason = "the promise on which table frames are freed")]
 unsafe impl<H: Hal + Clone, R: Registers> Flush for Confirm<'_, H, R> {
     fn flush(&mut self, gather: &Gather) -> Result<(), HwError> {
-        self.unit.invalidate(&Change::Unmapped { tag: self.tag, gather })
+        forget(self.unit, self.state, gather)
     }
 }
 
@@ -177,9 +192,9 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
-        let mut unit = Confirm { unit: &self.unit, tag: self.tag() };
+        let mut unit = Confirm { unit: &self.unit, state: self.state() };
         either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
-        self.unit.invalidate(&Change::Mapped)
+        self.unit.invalidate(&[Change::Mapped])
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
@@ -190,7 +205,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
         gather.claim(self.serial)?;
         if !gather.is_empty() {
-            self.unit.invalidate(&Change::Unmapped { tag: self.tag(), gather })?;
+            forget(&self.unit, self.state(), gather)?;
             self.free_tables(gather)?;
         }
         gather.clear();
@@ -198,11 +213,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn retire(&self) -> Result<(), HwError> {
-        self.unit.retire(self.tag())
+        self.unit.retire(self.state())
     }
 
     fn split(&self, at: Iova) -> Result<Transition, HwError> {
-        let mut unit = Confirm { unit: &self.unit, tag: self.tag() };
+        let mut unit = Confirm { unit: &self.unit, state: self.state() };
         either!(self.tables()?, table => table.split(at, &mut unit))
     }
 
@@ -213,9 +228,10 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
 impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
     fn drop(&mut self) {
-        if self.unit.retire(self.tag()).is_ok() {
+        self.state().close();
+        if self.unit.retire(self.state()).is_ok() {
             // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
-            self.unit.free_id(self.tag());
+            self.unit.free_id(self.state().tag());
             return;
         }
         error!("a domain is gone and hardware did not confirm: its tables stay allocated");

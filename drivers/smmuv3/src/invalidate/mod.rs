@@ -1,24 +1,160 @@
-//! What changed -> what to invalidate, and in which order (sections 3.21, 4.3 and 4.4).
+//! What changed -> what to invalidate, and in which order.
 //!
 //! Every transition of every structure has its arm in [`plan`]; nothing else in this driver chooses an invalidation.
-//! The order within a plan is: configuration, CMD_SYNC, translations. The queue adds the last CMD_SYNC. Commands
-//! between two CMD_SYNCs may run in any order, and a translation that is dropped while a stale configuration is still
-//! in use could come back: hence the one in the middle.
+//! A [`Batch`] keeps configuration before translations and those before device TLBs; the queue puts a CMD_SYNC between
+//! them and one behind all. Commands between two CMD_SYNCs may be executed in any order, and what is dropped of translations
+//! while a stale configuration is still in use, or of device TLBs while stale translations are, could come back.
+//!
+//! # The table
+//!
+//! Sections are those of IHI 0070 H.a. `sid` is the stream id, `ssid` the index of a context descriptor, DT all of the
+//! device TLB of a stream, where it has one; "all of the tag" is TLBI_NH_ASID for stage 1, TLBI_S12_VMALL for stage 2 and for
+//! a guest's stage 1 on top of it.
+//!
+//! | What changed | Commands, in order | Where it says so |
+//! |---|---|---|
+//! | stream table base | CFGI_ALL; TLBI_NSNH_ALL, with HYP TLBI_EL2_ALL | 3.11, 4.3.6 |
+//! | level-1 stream descriptor set | CFGI_STE `sid`, Leaf = 0 | 5.1, 4.3.1 |
+//! | a word of a stream table entry, valid or not | CFGI_STE `sid`, Leaf = 1 | 3.21.3.1, 4.3.1 |
+//! | stream table entry leads no more where it led | CFGI_STE `sid`, CFGI_CD_ALL `sid` where stage 1 was in use; all of the tag; DT | 3.21.3.1, 4.3 |
+//! | level-1 context descriptor set | CFGI_CD `sid` `ssid`, Leaf = 0 | 5.4, 4.3.3 |
+//! | a word of a context descriptor, valid or not | CFGI_CD `sid` `ssid`, Leaf = 1 | 3.21.3.1, 4.3.3 |
+//! | context descriptor leads no more where it led | CFGI_CD `sid` `ssid`; all of the tag; DT of that PASID | 3.21.3.1, 4.3.3 |
+//! | leaves set | none: what is not valid is never cached as a translation | 3.21.1 |
+//! | stage 1: leaves gone, less allowed, clean again | TLBI_NH_VA pages, Leaf = 1, or all of the tag; device TLB range | 4.4.2, 4.5.1 |
+//! | stage 2: the same | TLBI_S2_IPA pages, Leaf = 1, or all of the tag; device TLB range | 4.4.3, 4.5.1 |
+//! | either: tables gone too | the same, Leaf = 0 | 4.4.1 |
+//! | stage 2 under guests' stage 1 | as stage 2, and TLBI_NH_ALL of its VMID, DT of the guests' streams | 4.4.3 |
+//! | a guest's configuration | CFGI_CD or CFGI_CD_ALL of each of its streams | 4.3.7 |
+//! | a guest's stage 1 | TLBI_NH_ALL, _ASID, _VA, _VAA with its VMID | 4.4.2 |
+//! | a device TLB may be filled, or may not | as a word of the stream table entry; DT | 3.9.1, 5.2 |
+//! | ASID or VMID to be used again | all of the tag | 3.17 |
+//! | streams with stalled accesses lead no more where they led | STALL_TERM `sid`, behind all others | 4.7.2 |
+//!
+//! Pages are a range as it is where IDR3.RIL (see `ranges`), else a command an entry, of at most
+//! [`ranges::MOST`] entries; beyond that all of the tag goes. TLBI_S2_IPA leaves alone what stage 1 had a part in, whatever
+//! its addresses (section 4.4.3), hence TLBI_NH_ALL. An invalidation of a device TLB without PASID reaches the entries
+//! of all its PASIDs (PCIe ATS); one with PASID, those of this one alone.
+
+mod device;
+mod ranges;
 
 use crate::capabilities::Capabilities;
-use crate::spec::command::{Command, MOST_NUM, MOST_SCALE, Pages, Range};
-use iommu_core::addr::PAGE_SIZE;
-use iommu_core::hw::{Gather, Touched};
+use crate::spec::command::{AtcPages, Command, Pages};
+use core::fmt;
+use iommu_core::hw::{Gather, Pasid, StreamId};
+use iommu_driver::{batch, users};
 
-/// How cached translations of a stream are tagged, which decides the command that removes them.
+/// How cached translations are tagged, which decides the command that removes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tag {
     /// By ASID, under VMID 0: stage 1.
     Asid(u16),
     /// By VMID: stage 2.
     Vmid(u16),
+    /// By the guest's ASIDs under the VMID of what it stands on: a guest's stage 1.
+    Guest {
+        /// That VMID.
+        vmid: u16,
+        /// Tells this guest's stage 1 from others on the same stage 2; hardware knows no such number.
+        number: u32,
+    },
     /// Not at all: what passes through is not translated.
     Bypass,
+}
+
+/// The device TLB of a stream, as far as commands need to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Atc;
+
+/// A stream that leads somewhere, as commands name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct User {
+    /// Who.
+    pub stream: StreamId,
+    /// Its PASID, which is also the index of its context descriptor; `None` for requests without one.
+    pub pasid: Option<Pasid>,
+    /// The device TLB of its function, where it has one that may hold translations.
+    pub atc: Option<Atc>,
+}
+
+impl users::User for User {
+    type Source = StreamId;
+    type Tlb = Atc;
+    type Tag = Tag;
+
+    fn source(&self) -> StreamId {
+        self.stream
+    }
+
+    fn pasid(&self) -> Option<Pasid> {
+        self.pasid
+    }
+
+    fn tlb(&self) -> Option<Atc> {
+        self.atc
+    }
+
+    fn set_tlb(&mut self, tlb: Option<Atc>) {
+        self.atc = tlb;
+    }
+
+    fn number(tag: Tag) -> u64 {
+        match tag {
+            Tag::Bypass => 0,
+            Tag::Asid(asid) => 1 << 48 | u64::from(asid),
+            Tag::Vmid(vmid) => 2 << 48 | u64::from(vmid),
+            Tag::Guest { vmid, number } => 3 << 48 | u64::from(vmid) << 32 | u64::from(number),
+        }
+    }
+}
+
+/// A user's place among the users of a domain.
+pub type Seat = users::Seat<User>;
+
+/// The users of a domain, and of guests' stages 1 on top of it.
+pub type Users = users::Users<User>;
+
+/// Commands that are submitted together.
+pub type Batch<'s> = batch::Batch<'s, Command>;
+
+/// Takes the commands of a plan, in order.
+pub trait Sink: batch::Sink<Command> {}
+
+impl<S: batch::Sink<Command> + ?Sized> Sink for S {}
+
+/// What a guest asks to be forgotten of its stage 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestRequest {
+    /// A context descriptor, with `leaf` alone, else with what leads to it.
+    Context {
+        /// Its index.
+        index: u32,
+        /// Leaf.
+        leaf: bool,
+    },
+    /// All its context descriptors.
+    Contexts,
+    /// All translations.
+    All,
+    /// Those of one of its ASIDs.
+    Asid(u16),
+    /// Some addresses, of one of its ASIDs or of all.
+    Pages {
+        /// The ASID; `None` for all.
+        asid: Option<u16>,
+        /// Which.
+        pages: Pages,
+    },
+    /// Some addresses in the device TLBs of its streams.
+    Device {
+        /// Of requests with this PASID; `None` for all.
+        pasid: Option<Pasid>,
+        /// Of its global entries, too.
+        global: bool,
+        /// Which.
+        pages: AtcPages,
+    },
 }
 
 /// A change that hardware may have cached the old state of.
@@ -26,177 +162,161 @@ pub enum Tag {
 pub enum Change<'a> {
     /// The stream table was given to a unit that may hold anything.
     StreamTable,
-    /// All of an entry was written but the word that decides, in a part of the table that may be new: it still aborts.
-    EntryPrepared {
-        /// Stream id.
-        stream: u32,
+    /// A word of a stream table entry was stored. The entry leads where it led, or nowhere, or it led nowhere before.
+    EntryStored {
+        /// Whose.
+        stream: StreamId,
+        /// The level-1 descriptor that leads to it may be new.
+        new_table: bool,
     },
-    /// An entry that aborted became one that leads somewhere.
-    StreamAttached {
-        /// Stream id.
-        stream: u32,
-        /// Tag of what it leads to.
+    /// A stream table entry leads no more where it led.
+    EntryCleared {
+        /// Who led there.
+        user: User,
+        /// Tag of that.
         tag: Tag,
     },
-    /// An entry that led somewhere became one that aborts.
-    StreamDetached {
-        /// Stream id.
-        stream: u32,
-        /// Tag of what it led to.
+    /// A word of a context descriptor was stored. The descriptor leads where it led, or nowhere, or it led nowhere before.
+    ContextStored {
+        /// Whose.
+        stream: StreamId,
+        /// Its index.
+        index: u32,
+        /// The level-1 descriptor that leads to it may be new.
+        new_table: bool,
+    },
+    /// A context descriptor leads no more where it led.
+    ContextCleared {
+        /// Who led there.
+        user: User,
+        /// Tag of that.
         tag: Tag,
+    },
+    /// A stream's device TLB must forget everything: it was filled through what is no more.
+    DeviceTlbCleared {
+        /// Whose.
+        stream: StreamId,
     },
     /// Leaves became valid.
     Mapped,
-    /// Leaves, and perhaps tables, were taken out.
+    /// Leaves, and perhaps tables, were taken out, or allow less than before, or count as not written through any more.
     Unmapped {
         /// The domain.
         tag: Tag,
+        /// Address bits inside of its smallest page: 12, 14 or 16.
+        page_bits: u8,
+        /// The streams that lead there.
+        users: &'a Users,
         /// What was taken out.
         gather: &'a Gather,
     },
-    /// An ASID or VMID is about to be used for another domain.
+    /// A guest says that it changed its stage 1.
+    GuestChanged {
+        /// Tag of that.
+        tag: Tag,
+        /// The streams that lead there, and others beside them.
+        users: &'a Users,
+        /// What it asks for.
+        request: GuestRequest,
+    },
+    /// A stream leads nowhere any more, and accesses of it may be stalled.
+    StalledLeft {
+        /// Whose.
+        stream: StreamId,
+    },
+    /// An ASID or VMID is about to be used for another domain: no entry has it any more.
     DomainRetired {
-        /// The id.
+        /// The id's tag.
         tag: Tag,
     },
 }
 
-/// Most commands in a plan. One range that takes 36 bits of pages needs eight in range form; without range form this is
-/// the number of pages from which on the whole domain is dropped.
-const MOST: usize = 64;
-
-/// Commands in the order in which they must run.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    commands: [Command; MOST],
-    len: usize,
-}
-
-impl Plan {
-    const EMPTY: Self = Self { commands: [Command([0; 2]); MOST], len: 0 };
-
-    /// What to submit.
-    pub fn commands(&self) -> &[Command] {
-        &self.commands[..self.len]
-    }
-
-    /// Adds a command; `false` where the plan is full.
-    fn push(&mut self, command: Command) -> bool {
-        match self.commands.get_mut(self.len) {
-            Some(slot) => {
-                *slot = command;
-                self.len += 1;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Adds what drops everything under a tag.
-    fn push_all_of(&mut self, tag: Tag) {
-        match tag {
-            Tag::Asid(asid) => self.push(Command::tlbi_nh_asid(asid)),
-            Tag::Vmid(vmid) => self.push(Command::tlbi_s12_vmall(vmid)),
-            Tag::Bypass => true,
-        };
-    }
-
-    /// Adds what drops the configuration of a stream. By the letter CMD_CFGI_STE drops the context descriptor too
-    /// (section 4.3.1); a command of its own costs next to nothing where streams move, and relies on no letter.
-    fn push_configuration(&mut self, stream: u32, tag: Tag) {
-        self.push(Command::cfgi_ste(stream, true));
-        if let Tag::Asid(_) = tag {
-            self.push(Command::cfgi_cd(stream));
-        }
-    }
-}
-
-/// The invalidations that `change` needs on a unit with these capabilities.
-pub fn plan(caps: &Capabilities, change: &Change<'_>) -> Plan {
-    let mut plan = Plan::EMPTY;
+/// Adds the commands that `change` needs on a unit with these capabilities.
+pub fn plan(caps: &Capabilities, change: &Change<'_>, sink: &mut dyn Sink) {
     match *change {
         Change::StreamTable => {
-            plan.push(Command::cfgi_all());
-            plan.push(Command::sync());
+            sink.add(Command::cfgi_all());
             if caps.hypervisor_streams() {
-                plan.push(Command::tlbi_el2_all());
+                sink.add(Command::tlbi_el2_all());
             }
-            plan.push(Command::tlbi_nsnh_all());
+            sink.add(Command::tlbi_nsnh_all());
         }
-        // Not only the leaf: the level-1 descriptor may be new, and invalid ones may be cached.
-        Change::EntryPrepared { stream } => {
-            plan.push(Command::cfgi_ste(stream, false));
-        }
-        Change::StreamAttached { stream, tag } => plan.push_configuration(stream, tag),
-        Change::StreamDetached { stream, tag } => {
-            plan.push_configuration(stream, tag);
-            if tag != Tag::Bypass {
-                plan.push(Command::sync());
-                plan.push_all_of(tag);
+        Change::EntryStored { stream, new_table } => sink.add(Command::cfgi_ste(stream.get(), !new_table)),
+        Change::EntryCleared { user, tag } => {
+            sink.add(Command::cfgi_ste(user.stream.get(), true));
+            // By the letter CFGI_STE drops them too; a command of its own costs next to nothing where streams move, and
+            // relies on no letter.
+            if matches!(tag, Tag::Asid(_) | Tag::Guest { .. }) {
+                sink.add(Command::cfgi_cd_all(user.stream.get()));
             }
+            add_all_of(tag, sink);
+            device::add(user, AtcPages::ALL, sink);
         }
-        // What is not valid is never cached as a translation.
+        Change::ContextStored { stream, index, new_table } => {
+            sink.add(Command::cfgi_cd(stream.get(), index, !new_table));
+        }
+        Change::ContextCleared { user, tag } => {
+            sink.add(Command::cfgi_cd(user.stream.get(), user.pasid.map_or(0, Pasid::get), true));
+            add_all_of(tag, sink);
+            device::add(user, AtcPages::ALL, sink);
+        }
+        Change::DeviceTlbCleared { stream } => {
+            device::add(User { stream, pasid: None, atc: Some(Atc) }, AtcPages::ALL, sink);
+        }
         Change::Mapped => {}
-        Change::Unmapped { tag, gather } => {
-            let exact =
-                !gather.everything() && gather.touched().all(|touched| push_range(&mut plan, caps, tag, touched));
-            if !exact {
-                plan = Plan::EMPTY;
-                plan.push_all_of(tag);
+        Change::Unmapped { tag, page_bits, users, gather } => {
+            // Nothing is cached of what nobody leads to; what was, went when the last one left.
+            if users.iter().next().is_none() {
+                return;
             }
+            ranges::add(caps, tag, page_bits, gather, sink);
+            if let Tag::Vmid(vmid) = tag
+                && users.beside(tag).next().is_some()
+            {
+                sink.add(Command::tlbi_nh_all(vmid));
+            }
+            device::add_unmapped(tag, users, gather, sink);
         }
-        Change::DomainRetired { tag } => plan.push_all_of(tag),
+        Change::GuestChanged { tag, users, request } => guest_changed(tag, users, request, sink),
+        Change::StalledLeft { stream } => sink.add(Command::stall_term(stream.get())),
+        Change::DomainRetired { tag } => add_all_of(tag, sink),
     }
-    plan
 }
 
-/// Adds what drops one range of a gather under a tag; `false` where the plan has no room for it.
-fn push_range(plan: &mut Plan, caps: &Capabilities, tag: Tag, touched: Touched) -> bool {
-    let Touched { range, leaves, tables } = touched;
-    let leaves_only = tables.is_empty();
-    let mut push = |address, range| {
-        let pages = Pages { address, leaves_only, range };
-        match tag {
-            Tag::Asid(asid) => plan.push(Command::tlbi_nh_va(asid, pages)),
-            Tag::Vmid(vmid) => plan.push(Command::tlbi_s2_ipa(vmid, pages)),
-            Tag::Bypass => true,
-        }
-    };
-    let lowest = lowest_level(touched);
-    if !caps.range_invalidation() {
-        // One command an entry: it drops whatever maps the address. Where sizes are mixed, as if all were the smallest.
-        let step = 1 << (12 + 9 * lowest);
-        return (range.start().get()..=range.last().get()).step_by(step).all(|address| push(address, None));
+/// Adds what drops everything under a tag.
+fn add_all_of(tag: Tag, sink: &mut dyn Sink) {
+    match tag {
+        Tag::Asid(asid) => sink.add(Command::tlbi_nh_asid(0, asid)),
+        Tag::Vmid(vmid) | Tag::Guest { vmid, .. } => sink.add(Command::tlbi_s12_vmall(vmid)),
+        Tag::Bypass => {}
     }
-    // TTL names the level where all leaves have the same and nothing else has changed.
-    let same = leaves_only && leaves.mask().is_power_of_two();
-    let level = if same { 3 - lowest } else { 0 };
-    let mut address = range.start().get();
-    let mut left = (range.last().get() - address) / PAGE_SIZE + 1;
-    while left != 0 {
-        let scale = left.trailing_zeros().min(MOST_SCALE);
-        let count = left >> scale;
-        let count = if count <= MOST_NUM { count } else { (count - 1) % MOST_NUM + 1 };
-        let pages = count << scale;
-        let form = Range { num: (count - 1) as u8, scale: scale as u8, level };
-        // A range of one page without a level is reserved; without range form it is the same.
-        let form = (pages != 1 || level != 0).then_some(form);
-        if !push(address, form) {
-            return false;
-        }
-        left -= pages;
-        // Past the last page this may wrap; nothing comes after it.
-        address = address.wrapping_add(pages * PAGE_SIZE);
-    }
-    true
 }
 
-/// The lowest level whose entries have changed, 0 being those that map 4 KiB: of the leaves, or of what led to the
-/// tables; 0 where that is not known.
-fn lowest_level(touched: Touched) -> u8 {
-    let changed = |level: &u8| touched.leaves.contains(*level) || *level != 0 && touched.tables.contains(*level - 1);
-    (0..4).find(changed).unwrap_or(0)
+fn guest_changed(tag: Tag, users: &Users, request: GuestRequest, sink: &mut dyn Sink) {
+    let Tag::Guest { vmid, .. } = tag else { return };
+    match request {
+        GuestRequest::Context { index, leaf } => {
+            users.of(tag).for_each(|user| sink.add(Command::cfgi_cd(user.stream.get(), index, leaf)));
+        }
+        GuestRequest::Contexts => users.of(tag).for_each(|user| sink.add(Command::cfgi_cd_all(user.stream.get()))),
+        GuestRequest::All => sink.add(Command::tlbi_nh_all(vmid)),
+        GuestRequest::Asid(asid) => sink.add(Command::tlbi_nh_asid(vmid, asid)),
+        GuestRequest::Pages { asid: Some(asid), pages } => sink.add(Command::tlbi_nh_va(vmid, asid, pages)),
+        GuestRequest::Pages { asid: None, pages } => sink.add(Command::tlbi_nh_vaa(vmid, pages)),
+        GuestRequest::Device { pasid, global, pages } => {
+            let of_guest = users.of(tag).filter(|user| user.atc.is_some());
+            of_guest.for_each(|user| sink.add(Command::atc_inv(user.stream.get(), pasid, global, pages)));
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests;
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asid(asid) => write!(f, "ASID {asid}"),
+            Self::Vmid(vmid) => write!(f, "VMID {vmid}"),
+            Self::Guest { vmid, .. } => write!(f, "a guest's stage 1 under VMID {vmid}"),
+            Self::Bypass => f.write_str("no tag"),
+        }
+    }
+}

@@ -5,11 +5,12 @@
 //! grows, and its low bits are the producer index.
 
 use crate::regs::Regs;
-use crate::spec::command::{CERROR_ABT, CERROR_ATC_INV_SYNC, COMMAND_WORDS, Command};
+use crate::spec::command::{CERROR_ABT, CERROR_ATC_INV_SYNC, COMMAND_WORDS, Command, Signal};
 use crate::spec::registers::*;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{HwError, Wait};
 use iommu_core::warn;
+use iommu_driver::batch::Item;
 use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
 use iommu_hal::wait::poll;
@@ -73,7 +74,7 @@ impl<H: Hal + Clone> Queue<H> {
         batch: &[Command],
     ) -> Result<Marker, HwError> {
         // The ring may be full, but for the CMD_SYNC: the wrap bits tell that from empty.
-        for part in batch.chunks(self.slots() as usize - 1) {
+        for part in batch.chunks(((self.slots() - 1) as usize).div_ceil(2)) {
             self.run(hal, regs, part)?;
         }
         if batch.is_empty() {
@@ -86,10 +87,16 @@ impl<H: Hal + Clone> Queue<H> {
         if self.stalled {
             self.drain(hal, regs)?;
         }
+        let mut rank = None;
         for command in part {
+            // What a kind of commands is filled from must be gone before it is dropped.
+            if rank.is_some_and(|rank| command.rank() > rank) {
+                self.push(Command::sync(Signal::None))?;
+            }
+            rank = Some(command.rank());
             self.push(*command)?;
         }
-        self.push(Command::sync())?;
+        self.push(Command::sync(Signal::None))?;
         regs.io().write32(CMDQ_PROD_REG, self.index());
         self.finish(hal, regs)
     }
@@ -158,7 +165,7 @@ impl<H: Hal + Clone> Queue<H> {
         let retried = code == CERROR_ABT || code == CERROR_ATC_INV_SYNC;
         if !retried {
             // A CMD_SYNC is harmless wherever it stands.
-            let _ = ring.store(at, &Command::sync().0);
+            let _ = ring.store(at, &Command::sync(Signal::None).0);
         }
         // Hardware goes on from the same slot, so it must hold what it is to do by now.
         regs.acknowledge(GERROR::CMDQ_ERR::SET.value);

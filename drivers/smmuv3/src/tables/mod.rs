@@ -5,12 +5,13 @@
 //! the change.
 
 use crate::capabilities::Capabilities;
-use crate::invalidate::Tag;
+use crate::domain::State;
 use crate::regs::Regs;
 use crate::spec::registers::*;
 use crate::spec::ste::{Level1Descriptor, STE_WORDS, StreamEntry};
 use alloc::vec::Vec;
 use core::fmt;
+use iommu_alloc::Shared;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{HwError, StreamId};
 use iommu_hal::mem::{ENTRIES, Frame, Frames};
@@ -58,10 +59,10 @@ impl fmt::Display for Structure {
 }
 
 /// Where a stream is to lead.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Destination {
-    /// Tag under which hardware caches its translations.
-    pub(crate) tag: Tag,
+    /// What it leads to.
+    pub(crate) state: Shared<State>,
     /// The entry that leads there.
     pub(crate) entry: StreamEntry,
     /// Root of the page tables behind it.
@@ -79,9 +80,9 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Tag under which hardware caches its translations.
-    pub(crate) fn tag(&self) -> Tag {
-        self.to.tag
+    /// What it leads to.
+    pub(crate) fn state(&self) -> &Shared<State> {
+        &self.to.state
     }
 }
 
@@ -153,12 +154,6 @@ impl<H: Hal + Clone> Tables<H> {
         self.attachments.get(at)
     }
 
-    /// The lowest stream above `after` that is attached under `tag`, if there is one.
-    pub(crate) fn attached_to(&self, tag: Tag, after: Option<StreamId>) -> Option<StreamId> {
-        let mut left = self.attachments.iter().filter(|attachment| Some(attachment.stream) > after);
-        left.find(|attachment| attachment.tag() == tag).map(|attachment| attachment.stream)
-    }
-
     /// The first frame of everything that hardware reads structures from.
     pub(crate) fn frames(&self) -> impl Iterator<Item = (Structure, PhysAddr)> + '_ {
         let leaves = self.leaves.iter().map(|(_, frames)| (Structure::Level2StreamTable, frames.phys()));
@@ -203,13 +198,13 @@ impl<H: Hal + Clone> Tables<H> {
     }
 
     /// Makes the entry abort, and leaves its other words for hardware that has begun to use them.
-    pub(crate) fn clear(&mut self, stream: StreamId) -> Result<Tag, HwError> {
+    pub(crate) fn clear(&mut self, stream: StreamId) -> Result<Shared<State>, HwError> {
         let attachment = self.held(stream)?;
         attachment.draining = true;
-        let tag = attachment.tag();
+        let state = attachment.to.state.clone();
         let (frame, word) = self.entry(stream)?;
         frame.publish(word, StreamEntry::ABORT_WORD0);
-        Ok(tag)
+        Ok(state)
     }
 
     /// Forgets a stream that was [cleared](Tables::clear) and whose invalidation was confirmed.

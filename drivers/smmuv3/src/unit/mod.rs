@@ -4,10 +4,10 @@
 //! Fault reporting takes none of the first four.
 
 use crate::capabilities::Capabilities;
-use crate::domain::Domain;
+use crate::domain::{Domain, State};
 use crate::errors::{ErrorLog, GlobalErrors};
 use crate::fault::Faults;
-use crate::invalidate::{Change, Tag, plan};
+use crate::invalidate::{Batch, Change, Seat, Tag, User, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::command::Command;
@@ -19,7 +19,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
-use iommu_alloc::try_box;
+use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition};
 use iommu_core::{error, info, warn};
@@ -55,7 +55,7 @@ impl Default for Config {
 ///
 /// A handle: clones are the same unit. When the last handle and the last domain are gone the unit goes on translating,
 /// with every stream blocked that was attached to a domain; its queues and structures stay allocated for ever.
-pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Shared<H, R>>);
+pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Inner<H, R>>);
 
 impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
     fn clone(&self) -> Self {
@@ -64,7 +64,7 @@ impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
 }
 
 /// What a unit and its domains have in common.
-pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
+pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) hal: H,
     pub(crate) caps: Capabilities,
     pub(crate) host_bits: u8,
@@ -76,6 +76,8 @@ pub(crate) struct Shared<H: Hal + Clone, R: Registers> {
     vmids: Mutex<Ids>,
     faults: Faults<H>,
     errors: ErrorLog,
+    /// Everything that is passed through.
+    identity: Shared<State>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
@@ -105,7 +107,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
         let faults = Faults::new(&hal, request, caps.event_queue_log2())?;
         // The last that needs memory, while hardware is still as it was.
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Inner {
             hal,
             caps,
             host_bits,
@@ -116,6 +118,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             vmids: Mutex::new(vmids),
             faults,
             errors: ErrorLog::default(),
+            identity: Shared::try_new(State::new(Tag::Bypass)?).map_err(|_| HwError::OutOfMemory)?,
         });
         if let Err(failure) = shared.start() {
             error!("an SMMU did not come up");
@@ -198,7 +201,9 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
         }
         let to = match target {
             Target::Blocked => return self.0.detach(stream.id),
-            Target::Identity => Destination { tag: Tag::Bypass, entry: StreamEntry::Bypass, page_table: None },
+            Target::Identity => {
+                Destination { state: self.0.identity.clone(), entry: StreamEntry::Bypass, page_table: None }
+            }
             Target::Paging(domain) => self.destination_of(domain)?,
             Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
             _ => return Err(HwError::Unsupported("this kind of target")),
@@ -211,7 +216,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 }
 
-impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// A frame that the unit reads.
     pub(crate) fn frame_request(&self) -> FrameRequest {
         FrameRequest::single(self.host_bits, self.caps.memory())
@@ -221,27 +226,32 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
     fn attach(&self, stream: StreamId, to: Destination) -> Result<Transition, HwError> {
         let mut tables = self.tables.lock();
         tables.check(stream)?;
+        to.state.admit()?;
         if tables.attachment(stream).is_some_and(|attachment| attachment.draining) {
             // What an earlier call could not finish comes first.
             self.block(&mut tables, stream)?;
         }
         let transition = match tables.attachment(stream) {
             None => Transition::Hitless,
-            Some(attachment) if attachment.tag() == to.tag => return Ok(Transition::Hitless),
+            Some(attachment) if Shared::same(attachment.state(), &to.state) => return Ok(Transition::Hitless),
             Some(_) => {
-                // 512 bits that hardware reads in pieces cannot be replaced at once. Needs no memory afterwards: the
-                // entry is there already, and so is the place in the list.
+                // 512 bits that hardware reads in pieces cannot be replaced at once.
                 self.block(&mut tables, stream)?;
                 Transition::ThroughBlocked
             }
         };
+        let seat = Seat::new(User { stream, pasid: None, atc: None })?;
+        let state = to.state.clone();
         tables.prepare(stream, to)?;
+        state.add_user(seat);
         // Hardware may hold pieces of the entry as it was; none may be left when the first word changes.
-        self.invalidate(&Change::EntryPrepared { stream: stream.get() })
+        self.invalidate(&[Change::EntryStored { stream, new_table: true }]).inspect_err(|_| {
             // It aborts as before: nothing to wait for.
-            .inspect_err(|_| tables.release(stream))?;
+            tables.release(stream);
+            state.remove_user(stream, None);
+        })?;
         tables.publish(stream)?;
-        self.invalidate(&Change::StreamAttached { stream: stream.get(), tag: to.tag }).inspect_err(|_| {
+        self.invalidate(&[Change::EntryStored { stream, new_table: false }]).inspect_err(|_| {
             let _ = self.block(&mut tables, stream);
         })?;
         Ok(transition)
@@ -259,28 +269,30 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
     }
 
     fn block(&self, tables: &mut Tables<H>, stream: StreamId) -> Result<(), HwError> {
-        let tag = tables.clear(stream)?;
-        self.invalidate(&Change::StreamDetached { stream: stream.get(), tag })?;
+        let state = tables.clear(stream)?;
+        let user = User { stream, pasid: None, atc: None };
+        self.invalidate(&[Change::EntryCleared { user, tag: state.tag() }])?;
         tables.release(stream);
+        state.remove_user(stream, None);
         Ok(())
     }
 
-    /// Blocks every stream under `tag` and removes all that is cached under it. On an error no entry leads to the
-    /// domain any more, but hardware may not know it yet.
-    pub(crate) fn retire(&self, tag: Tag) -> Result<(), HwError> {
+    /// Blocks every stream that leads to `state` and removes all that is cached under it. On an error no entry leads there
+    /// any more, but hardware may not know it yet.
+    pub(crate) fn retire(&self, state: &State) -> Result<(), HwError> {
         let mut tables = self.tables.lock();
         // Every entry first: where the queue hangs, no stream is left with one because another was waited for.
         let mut last = None;
-        while let Some(stream) = tables.attached_to(tag, last) {
-            tables.clear(stream)?;
-            last = Some(stream);
+        while let Some(user) = state.next_user(last) {
+            tables.clear(user.stream)?;
+            last = Some((user.stream, user.pasid));
         }
         let (mut last, mut outcome) = (None, Ok(()));
-        while let Some(stream) = tables.attached_to(tag, last) {
-            outcome = outcome.and(self.block(&mut tables, stream));
-            last = Some(stream);
+        while let Some(user) = state.next_user(last) {
+            outcome = outcome.and(self.block(&mut tables, user.stream));
+            last = Some((user.stream, user.pasid));
         }
-        outcome.and(self.invalidate(&Change::DomainRetired { tag }))
+        outcome.and(self.invalidate(&[Change::DomainRetired { tag: state.tag() }]))
     }
 
     /// Gives back the id of a domain that was [retired](Self::retire).
@@ -288,17 +300,17 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         match tag {
             Tag::Asid(asid) => self.asids.lock().free(asid),
             Tag::Vmid(vmid) => self.vmids.lock().free(vmid),
-            Tag::Bypass => {}
+            // A guest's stage 1 has none of its own.
+            Tag::Guest { .. } | Tag::Bypass => {}
         }
     }
 
-    /// Carries out the plan for `change`.
-    pub(crate) fn invalidate(&self, change: &Change<'_>) -> Result<(), HwError> {
-        let plan = plan(&self.caps, change);
-        if !plan.commands().is_empty() {
-            self.submit_commands(plan.commands())?;
-        }
-        Ok(())
+    /// Carries out the plans for `changes`, as one.
+    pub(crate) fn invalidate(&self, changes: &[Change<'_>]) -> Result<(), HwError> {
+        let mut submit = |batch: &[Command]| self.submit_commands(batch).map(drop);
+        let mut batch = Batch::new(&mut submit);
+        changes.iter().for_each(|change| plan(&self.caps, change, &mut batch));
+        batch.finish().map(drop)
     }
 
     fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
@@ -325,7 +337,7 @@ struct Failure {
     left_on: u32,
 }
 
-impl<H: Hal + Clone, R: Registers> Shared<H, R> {
+impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Everything off, then queues, caches, translation: in that order.
     fn start(&self) -> Result<(), Failure> {
         // Nothing of ours is known to hardware before the second half.
@@ -383,7 +395,7 @@ impl<H: Hal + Clone, R: Registers> Shared<H, R> {
         on |= CR0::CMDQEN::SET.value;
         self.queue.lock().install(regs);
         regs.set_cr0(hal, on, "SMMU_CR0ACK.CMDQEN")?;
-        self.invalidate(&Change::StreamTable)?;
+        self.invalidate(&[Change::StreamTable])?;
 
         on |= CR0::EVENTQEN::SET.value;
         self.faults.install(regs);
