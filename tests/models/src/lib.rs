@@ -63,5 +63,6 @@
 extern crate alloc;
 
 pub mod memory;
+mod random;
 pub mod smmuv3;
 pub mod vtd;

@@ -24,7 +24,6 @@ mod fault;
 mod model;
 mod protection;
 mod queue;
-mod random;
 mod register_invalidation;
 mod registers;
 mod switches;

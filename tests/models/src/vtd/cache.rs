@@ -7,8 +7,8 @@ mod domains;
 mod invalidate;
 mod structures;
 
-use super::random::Random;
 use super::walk::{Context, Leaf, PasidEntry, Refused, Regime};
+use crate::random::Random;
 use alloc::collections::BTreeMap;
 pub(super) use invalidate::span;
 pub(super) use structures::{Owner, Structures};

@@ -29,9 +29,13 @@ codes! {
     F_STE_FETCH = 0x03;
     /// The STE is not valid, or asks for what the unit cannot do.
     C_BAD_STE = 0x04;
-    /// A request without substream where S1DSS terminates them.
+    /// A request for translations of a stream that may not have any.
+    F_BAD_ATS_TREQ = 0x05;
+    /// A request without substream where S1DSS terminates them, or one of substream 0 where S1DSS takes it.
     F_STREAM_DISABLED = 0x06;
-    /// A substream where there are none, beyond the table, or 0 where S1DSS takes it.
+    /// A translated request of a stream that may not send any.
+    F_TRANSL_FORBIDDEN = 0x07;
+    /// A substream where there are none, beyond the table, or behind a level-1 descriptor that is not valid.
     C_BAD_SUBSTREAMID = 0x08;
     /// No memory at the CD or its level-1 descriptor.
     F_CD_FETCH = 0x09;
@@ -93,6 +97,8 @@ pub(in crate::smmuv3) struct Refused {
     pub(in crate::smmuv3) ipa: u64,
     /// What could not be read.
     pub(in crate::smmuv3) fetch: u64,
+    /// What stage 2 refused was a write: that of an accessed or dirty flag into a table of stage 1 (TTRnW clear).
+    pub(in crate::smmuv3) table_write: bool,
     /// What the stage that refused makes of it.
     pub(in crate::smmuv3) policy: Policy,
     /// STE.MEV, or no STE was found: like events may be merged.
@@ -102,7 +108,8 @@ pub(in crate::smmuv3) struct Refused {
 impl Refused {
     /// By the configuration, or by stage 1.
     pub(super) const fn by(code: FaultCode) -> Self {
-        Self { code, second: false, class: Class::Input, ipa: 0, fetch: 0, policy: Policy::NONE, merges: true }
+        let (second, class, table_write) = (false, Class::Input, false);
+        Self { code, second, class, ipa: 0, fetch: 0, table_write, policy: Policy::NONE, merges: true }
     }
 
     /// For want of memory at `fetch`.

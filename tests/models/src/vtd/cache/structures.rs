@@ -4,8 +4,8 @@
 //! of those above is looked at again. In nested translation it holds where the second stage put the next table.
 
 use super::evict_one;
+use crate::random::Random;
 use crate::vtd::descriptor::Granularity;
-use crate::vtd::random::Random;
 use crate::vtd::walk::{Cursor, Refused, Stage, Step};
 use alloc::collections::BTreeMap;
 
