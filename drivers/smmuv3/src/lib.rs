@@ -12,7 +12,8 @@
 //! * `domain`: page tables, their context descriptor, and an ASID or VMID.
 //! * `fault`: events read and decoded.
 //! * `errors`: global errors noted and acknowledged.
-//! * `unit`: bring-up, attach, detach.
+//! * `bring_up`: from whatever firmware left to translation with everything blocked.
+//! * `unit`: attach, detach.
 //!
 //! # What a stream meets
 //!
@@ -60,6 +61,7 @@
 
 extern crate alloc;
 
+mod bring_up;
 pub mod capabilities;
 mod domain;
 mod errors;
@@ -71,7 +73,8 @@ pub mod spec;
 mod tables;
 mod unit;
 
+pub use bring_up::Config;
 pub use errors::GlobalErrors;
 pub use queue::Marker;
 pub use tables::Structure;
-pub use unit::{Config, Unit};
+pub use unit::Unit;

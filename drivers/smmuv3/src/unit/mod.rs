@@ -1,4 +1,4 @@
-//! One SMMU: bring-up (section 3.11), attach and detach.
+//! One SMMU: what it and its domains have in common; attach and detach.
 //!
 //! Lock order: a domain's claim on addresses, then the stream table, then ids, then the queue, then the error register.
 //! Fault reporting takes none of the first four.
@@ -11,51 +11,25 @@ use crate::invalidate::{Batch, Change, Seat, Tag, User, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::command::Command;
-use crate::spec::registers::*;
 use crate::spec::ste::StreamEntry;
 use crate::tables::{Destination, Structure, Tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
 use core::mem::ManuallyDrop;
-use core::time::Duration;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition};
-use iommu_core::{error, info, warn};
 use iommu_driver::ids::Ids;
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use spin::Mutex;
-use tock_registers::LocalRegisterCopy;
-
-/// What an embedder tells a unit.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Width of host physical addresses in bits. The unit's own width is used where that is less.
-    pub host_bits: u8,
-    /// How long any single answer of the hardware is waited for.
-    pub timeout: Duration,
-    /// Whether the unit snoops the CPUs' caches when it reads and writes its structures: what firmware says (the
-    /// `dma-coherent` property, or the IORT node's COHACC override); `None` for what SMMU_IDR0.COHACC says.
-    pub coherent: Option<bool>,
-    /// Width in bits of the stream ids to serve. The unit's own width is used where that is less. Streams beyond are
-    /// blocked for ever.
-    pub stream_bits: u8,
-}
-
-impl Default for Config {
-    /// 48 bits of address, one second, coherency as the unit says, 16 bits of stream id: one PCI segment.
-    fn default() -> Self {
-        Self { host_bits: 48, timeout: Duration::from_secs(1), coherent: None, stream_bits: 16 }
-    }
-}
 
 /// A unit that is up: translation is on, and every stream that was not attached is blocked.
 ///
 /// A handle: clones are the same unit. When the last handle and the last domain are gone the unit goes on translating,
 /// with every stream blocked that was attached to a domain; its queues and structures stay allocated for ever.
-pub struct Unit<H: Hal + Clone, R: Registers>(Arc<Inner<H, R>>);
+pub struct Unit<H: Hal + Clone, R: Registers>(pub(crate) Arc<Inner<H, R>>);
 
 impl<H: Hal + Clone, R: Registers> Clone for Unit<H, R> {
     fn clone(&self) -> Self {
@@ -68,70 +42,19 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) hal: H,
     pub(crate) caps: Capabilities,
     pub(crate) host_bits: u8,
-    regs: Regs<R>,
+    pub(crate) regs: Regs<R>,
     // Never dropped: hardware reads them as long as the unit is on, which nobody turns off.
-    queue: Mutex<ManuallyDrop<Queue<H>>>,
-    tables: Mutex<ManuallyDrop<Tables<H>>>,
-    asids: Mutex<Ids>,
-    vmids: Mutex<Ids>,
-    faults: Faults<H>,
-    errors: ErrorLog,
+    pub(crate) queue: Mutex<ManuallyDrop<Queue<H>>>,
+    pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
+    pub(crate) asids: Mutex<Ids>,
+    pub(crate) vmids: Mutex<Ids>,
+    pub(crate) faults: Faults<H>,
+    pub(crate) errors: ErrorLog,
     /// Everything that is passed through.
-    identity: Shared<State>,
+    pub(crate) identity: Shared<State>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
-    /// Brings the unit up: everything off with DMA aborted, queues and an empty stream table set, caches invalidated,
-    /// translation on.
-    ///
-    /// Whatever firmware left on goes off. From the first register write on new accesses are refused, but for what
-    /// firmware's translation still lets through until it is off.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
-    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the field that never followed,
-    /// [`HwError::Queue`] a command that was refused, and [`HwError::Hardware`] that SMMU_GBPA.ABORT does not stay set:
-    /// DMA is aborted as far as the unit obeys at all.
-    pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
-        let regs = Regs::new(regs, config.timeout);
-        let caps = regs.capabilities()?;
-        let caps = config.coherent.map_or(caps, |coherent| caps.with_coherency(coherent));
-        caps.require_own_structures()?;
-
-        let host_bits = config.host_bits.min(caps.output_bits());
-        let request = FrameRequest::single(host_bits, caps.memory());
-        let asids = Ids::new(caps.asid_bits())?;
-        let vmids = Ids::new(caps.vmid_bits())?;
-        let queue = Queue::new(&hal, request, caps.command_queue_log2())?;
-        let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
-        let faults = Faults::new(&hal, request, caps.event_queue_log2())?;
-        // The last that needs memory, while hardware is still as it was.
-        let shared = Arc::new(Inner {
-            hal,
-            caps,
-            host_bits,
-            regs,
-            queue: Mutex::new(ManuallyDrop::new(queue)),
-            tables: Mutex::new(ManuallyDrop::new(tables)),
-            asids: Mutex::new(asids),
-            vmids: Mutex::new(vmids),
-            faults,
-            errors: ErrorLog::default(),
-            identity: Shared::try_new(State::new(Tag::Bypass)?).map_err(|_| HwError::OutOfMemory)?,
-        });
-        if let Err(failure) = shared.start() {
-            error!("an SMMU did not come up");
-            if let Some(shared) = Arc::into_inner(shared) {
-                shared.give_back(failure.left_on);
-            }
-            return Err(failure.error);
-        }
-        let [idr0, idr1, ..] = caps.idr();
-        info!("SMMU up, IDR0 {:#x}, IDR1 {:#x}", idr0, idr1);
-        Ok(Self(shared))
-    }
-
     /// What the unit can do.
     pub fn hardware(&self) -> &Capabilities {
         &self.0.caps
@@ -328,101 +251,5 @@ fn check_config(config: &DomainConfig) -> Result<(), HwError> {
     match refused.into_iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(HwError::Unsupported(what)),
         None => Ok(()),
-    }
-}
-
-/// Why bring-up failed, and what of CR0 may still be on of what it turned on.
-struct Failure {
-    error: HwError,
-    left_on: u32,
-}
-
-impl<H: Hal + Clone, R: Registers> Inner<H, R> {
-    /// Everything off, then queues, caches, translation: in that order.
-    fn start(&self) -> Result<(), Failure> {
-        // Nothing of ours is known to hardware before the second half.
-        self.stop().map_err(|error| Failure { error, left_on: 0 })?;
-        self.run().map_err(|error| Failure { error, left_on: self.stop_again() })
-    }
-
-    /// Has DMA aborted and turns off whatever firmware left on, without a look at what was in it.
-    fn stop(&self) -> Result<(), HwError> {
-        self.regs.abort_without_translation(&self.hal)?;
-        self.regs.settle(&self.hal)?;
-        let on = self.regs.cr0();
-        let translation = CR0::SMMUEN::SET.value;
-        if on & translation != 0 {
-            warn!("firmware left an SMMU on, CR0 {:#x}", on);
-            // First, and alone: from here on every new access is aborted.
-            self.regs.set_cr0(&self.hal, on & !translation, "SMMU_CR0ACK.SMMUEN")?;
-        }
-        if on & !translation != 0 {
-            self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK")?;
-        }
-        self.regs.disable_interrupts(&self.hal)?;
-        // Errors of firmware's queues must not be taken for errors of ours.
-        self.regs.acknowledge(u32::MAX);
-        Ok(())
-    }
-
-    /// Turns everything on that this driver uses.
-    fn run(&self) -> Result<(), HwError> {
-        let (hal, regs) = (&self.hal, &self.regs);
-        let walk = self.caps.walk_attributes();
-        let (cache, share) = (u32::from(walk.cacheability), u32::from(walk.shareability));
-        let mut cr1 = LocalRegisterCopy::<u32, CR1::Register>::new(0);
-        cr1.write(
-            CR1::QUEUE_IC.val(cache)
-                + CR1::QUEUE_OC.val(cache)
-                + CR1::QUEUE_SH.val(share)
-                + CR1::TABLE_IC.val(cache)
-                + CR1::TABLE_OC.val(cache)
-                + CR1::TABLE_SH.val(share),
-        );
-        regs.io().write32(CR1_REG, cr1.get());
-        // The CPUs' TLB maintenance is about their own tables. Streams without an entry are worth an event.
-        regs.io().write32(CR2_REG, (CR2::PTM::SET + CR2::RECINVSID::SET).value);
-        self.tables.lock().install(regs);
-
-        let mut on = 0;
-        if self.caps.ats() {
-            // Without it a device that says it has translated an address itself would be believed. Before the caches
-            // are invalidated, which may hold it.
-            on |= CR0::ATSCHK::SET.value;
-            regs.set_cr0(hal, on, "SMMU_CR0ACK.ATSCHK")?;
-        }
-
-        on |= CR0::CMDQEN::SET.value;
-        self.queue.lock().install(regs);
-        regs.set_cr0(hal, on, "SMMU_CR0ACK.CMDQEN")?;
-        self.invalidate(&[Change::StreamTable])?;
-
-        on |= CR0::EVENTQEN::SET.value;
-        self.faults.install(regs);
-        regs.set_cr0(hal, on, "SMMU_CR0ACK.EVENTQEN")?;
-
-        regs.set_cr0(hal, on | CR0::SMMUEN::SET.value, "SMMU_CR0ACK.SMMUEN")
-    }
-
-    /// Turns off what [`run`](Self::run) turned on before it failed, and returns what may still be on.
-    fn stop_again(&self) -> u32 {
-        let on = self.regs.cr0() | self.regs.io().read32(CR0ACK_REG);
-        // A change that hardware has not taken over yet must not be followed by another.
-        let stopped = self.regs.is_settled() && self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK").is_ok();
-        // Accesses that were under way when translation went off may still walk the tables: nothing confirms their end.
-        if stopped { on & CR0::SMMUEN::SET.value } else { on }
-    }
-
-    /// Frees what hardware does not use, when bring-up failed with `left_on` of CR0 on.
-    fn give_back(self, left_on: u32) {
-        if left_on & CR0::CMDQEN::SET.value == 0 {
-            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
-        }
-        if left_on & CR0::EVENTQEN::SET.value == 0 {
-            self.faults.give_back();
-        }
-        if left_on & CR0::SMMUEN::SET.value == 0 {
-            drop(ManuallyDrop::into_inner(self.tables.into_inner()));
-        }
     }
 }

@@ -1,0 +1,174 @@
+//! Bring-up of a unit (section 3.11): from whatever firmware left to translation with everything blocked.
+
+mod config;
+
+pub use config::Config;
+
+use crate::domain::State;
+use crate::errors::ErrorLog;
+use crate::fault::Faults;
+use crate::invalidate::{Change, Tag};
+use crate::queue::Queue;
+use crate::regs::Regs;
+use crate::spec::registers::*;
+use crate::tables::Tables;
+use crate::unit::{Inner, Unit};
+use alloc::sync::Arc;
+use core::mem::ManuallyDrop;
+use iommu_alloc::Shared;
+use iommu_core::hw::HwError;
+use iommu_core::{error, info, warn};
+use iommu_driver::ids::Ids;
+use iommu_hal::regs::Registers;
+use iommu_hal::{FrameRequest, Hal};
+use spin::Mutex;
+use tock_registers::LocalRegisterCopy;
+
+/// Why bring-up failed, and what of CR0 may still be on of what it turned on.
+struct Failure {
+    error: HwError,
+    left_on: u32,
+}
+
+impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
+    /// Brings the unit up: everything off with DMA aborted, queues and an empty stream table set, caches invalidated,
+    /// translation on.
+    ///
+    /// Whatever firmware left on goes off. From the first register write on new accesses are refused, but for what
+    /// firmware's translation still lets through until it is off.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
+    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the field that never followed,
+    /// [`HwError::Queue`] a command that was refused, and [`HwError::Hardware`] that SMMU_GBPA.ABORT does not stay set:
+    /// DMA is aborted as far as the unit obeys at all.
+    pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
+        let regs = Regs::new(regs, config.timeout);
+        let caps = regs.capabilities()?;
+        let caps = config.coherent.map_or(caps, |coherent| caps.with_coherency(coherent));
+        caps.require_own_structures()?;
+
+        let host_bits = config.host_bits.min(caps.output_bits());
+        let request = FrameRequest::single(host_bits, caps.memory());
+        let asids = Ids::new(caps.asid_bits())?;
+        let vmids = Ids::new(caps.vmid_bits())?;
+        let queue = Queue::new(&hal, request, caps.command_queue_log2())?;
+        let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
+        let faults = Faults::new(&hal, request, caps.event_queue_log2())?;
+        // The last that needs memory, while hardware is still as it was.
+        let shared = Arc::new(Inner {
+            hal,
+            caps,
+            host_bits,
+            regs,
+            queue: Mutex::new(ManuallyDrop::new(queue)),
+            tables: Mutex::new(ManuallyDrop::new(tables)),
+            asids: Mutex::new(asids),
+            vmids: Mutex::new(vmids),
+            faults,
+            errors: ErrorLog::default(),
+            identity: Shared::try_new(State::new(Tag::Bypass)?).map_err(|_| HwError::OutOfMemory)?,
+        });
+        if let Err(failure) = shared.start() {
+            error!("an SMMU did not come up");
+            if let Some(shared) = Arc::into_inner(shared) {
+                shared.give_back(failure.left_on);
+            }
+            return Err(failure.error);
+        }
+        let [idr0, idr1, ..] = caps.idr();
+        info!("SMMU up, IDR0 {:#x}, IDR1 {:#x}", idr0, idr1);
+        Ok(Self(shared))
+    }
+}
+
+impl<H: Hal + Clone, R: Registers> Inner<H, R> {
+    /// Everything off, then queues, caches, translation: in that order.
+    fn start(&self) -> Result<(), Failure> {
+        // Nothing of ours is known to hardware before the second half.
+        self.stop().map_err(|error| Failure { error, left_on: 0 })?;
+        self.run().map_err(|error| Failure { error, left_on: self.stop_again() })
+    }
+
+    /// Has DMA aborted and turns off whatever firmware left on, without a look at what was in it.
+    fn stop(&self) -> Result<(), HwError> {
+        self.regs.abort_without_translation(&self.hal)?;
+        self.regs.settle(&self.hal)?;
+        let on = self.regs.cr0();
+        let translation = CR0::SMMUEN::SET.value;
+        if on & translation != 0 {
+            warn!("firmware left an SMMU on, CR0 {:#x}", on);
+            // First, and alone: from here on every new access is aborted.
+            self.regs.set_cr0(&self.hal, on & !translation, "SMMU_CR0ACK.SMMUEN")?;
+        }
+        if on & !translation != 0 {
+            self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK")?;
+        }
+        self.regs.disable_interrupts(&self.hal)?;
+        // Errors of firmware's queues must not be taken for errors of ours.
+        self.regs.acknowledge(u32::MAX);
+        Ok(())
+    }
+
+    /// Turns everything on that this driver uses.
+    fn run(&self) -> Result<(), HwError> {
+        let (hal, regs) = (&self.hal, &self.regs);
+        let walk = self.caps.walk_attributes();
+        let (cache, share) = (u32::from(walk.cacheability), u32::from(walk.shareability));
+        let mut cr1 = LocalRegisterCopy::<u32, CR1::Register>::new(0);
+        cr1.write(
+            CR1::QUEUE_IC.val(cache)
+                + CR1::QUEUE_OC.val(cache)
+                + CR1::QUEUE_SH.val(share)
+                + CR1::TABLE_IC.val(cache)
+                + CR1::TABLE_OC.val(cache)
+                + CR1::TABLE_SH.val(share),
+        );
+        regs.io().write32(CR1_REG, cr1.get());
+        // The CPUs' TLB maintenance is about their own tables. Streams without an entry are worth an event.
+        regs.io().write32(CR2_REG, (CR2::PTM::SET + CR2::RECINVSID::SET).value);
+        self.tables.lock().install(regs);
+
+        let mut on = 0;
+        if self.caps.ats() {
+            // Without it a device that says it has translated an address itself would be believed. Before the caches
+            // are invalidated, which may hold it.
+            on |= CR0::ATSCHK::SET.value;
+            regs.set_cr0(hal, on, "SMMU_CR0ACK.ATSCHK")?;
+        }
+
+        on |= CR0::CMDQEN::SET.value;
+        self.queue.lock().install(regs);
+        regs.set_cr0(hal, on, "SMMU_CR0ACK.CMDQEN")?;
+        self.invalidate(&[Change::StreamTable])?;
+
+        on |= CR0::EVENTQEN::SET.value;
+        self.faults.install(regs);
+        regs.set_cr0(hal, on, "SMMU_CR0ACK.EVENTQEN")?;
+
+        regs.set_cr0(hal, on | CR0::SMMUEN::SET.value, "SMMU_CR0ACK.SMMUEN")
+    }
+
+    /// Turns off what [`run`](Self::run) turned on before it failed, and returns what may still be on.
+    fn stop_again(&self) -> u32 {
+        let on = self.regs.cr0() | self.regs.io().read32(CR0ACK_REG);
+        // A change that hardware has not taken over yet must not be followed by another.
+        let stopped = self.regs.is_settled() && self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK").is_ok();
+        // Accesses that were under way when translation went off may still walk the tables: nothing confirms their end.
+        if stopped { on & CR0::SMMUEN::SET.value } else { on }
+    }
+
+    /// Frees what hardware does not use, when bring-up failed with `left_on` of CR0 on.
+    fn give_back(self, left_on: u32) {
+        if left_on & CR0::CMDQEN::SET.value == 0 {
+            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
+        }
+        if left_on & CR0::EVENTQEN::SET.value == 0 {
+            self.faults.give_back();
+        }
+        if left_on & CR0::SMMUEN::SET.value == 0 {
+            drop(ManuallyDrop::into_inner(self.tables.into_inner()));
+        }
+    }
+}
