@@ -3,7 +3,7 @@
 use super::command::{Command, Executed, decode};
 use super::control;
 use super::interrupt::{Interrupt, Message, Source};
-use super::model::Queue;
+use super::switches::Queue;
 use super::unit::Unit;
 use super::violation::Violation;
 use alloc::vec::Vec;
