@@ -320,3 +320,6 @@ impl fmt::Display for Tag {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
