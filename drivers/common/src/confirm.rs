@@ -3,6 +3,9 @@
 use iommu_core::hw::{HwError, Wait};
 use iommu_core::warn;
 
+/// What a read of registers that nobody answers for gives.
+pub const GONE: HwError = HwError::Hardware("the registers read all ones: no unit answers");
+
 /// `error` as the seam has it where hardware did not confirm, whatever the reason: any other says that nothing has changed, and
 /// memory would be given back that hardware may still reach. A unit whose registers read all ones may answer again.
 pub fn unconfirmed(error: HwError, wait: Wait) -> HwError {

@@ -3,6 +3,7 @@
 //! * [`ids`]: domain ids, ASIDs, VMIDs.
 //! * [`users`]: which streams lead to a domain.
 //! * [`batch`]: invalidations that are submitted together, kinds in the order in which they must run.
+//! * [`queue`]: how batches reach hardware, many callers at once.
 //! * [`unconfirmed`]: the error of whoever waited for hardware in vain.
 //!
 //! A driver brings the types of its own hardware along; nothing here names one.
@@ -13,14 +14,16 @@
 //! |---|---|
 //! | users of a domain | found by going through all of them |
 //! | invalidations of one batch | 32; more go in several |
+//! | callers of a queue at once | 64; more wait for one of these |
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), forbid(unsafe_code))]
 
 extern crate alloc;
 
 pub mod batch;
 mod confirm;
 pub mod ids;
+pub mod queue;
 pub mod users;
 
-pub use confirm::unconfirmed;
+pub use confirm::{GONE, unconfirmed};

@@ -5,11 +5,12 @@
 
 use crate::capabilities::{Capabilities, names};
 use crate::queue::Marker;
-use crate::regs::{GONE, Regs};
+use crate::regs::Regs;
 use crate::spec::invalidation::{ContextScope, Invalidation, IotlbScope};
 use crate::spec::invalidation_registers::*;
 use core::sync::atomic::{AtomicU32, Ordering};
 use iommu_core::hw::{HwError, Wait};
+use iommu_driver::GONE;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use iommu_hal::wait::Deadline;

@@ -4,6 +4,7 @@ use crate::capabilities::Capabilities;
 use crate::spec::registers::*;
 use core::time::Duration;
 use iommu_core::hw::{HwError, Wait};
+use iommu_driver::GONE;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 use iommu_hal::wait::poll;
@@ -13,9 +14,6 @@ use tock_registers::fields::Field;
 /// Bits of the status register that describe a lasting state. The others report one-shot commands, and written back to
 /// the command register would repeat them (section 11.4.4.1).
 const LASTING: u32 = 0x96ff_ffff;
-
-/// What a read of registers that nobody answers for gives.
-pub(crate) const GONE: HwError = HwError::Hardware("the registers read all ones: no unit answers");
 
 /// A unit's registers, with the limit for every wait.
 pub(crate) struct Regs<R> {

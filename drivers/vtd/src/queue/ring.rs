@@ -1,30 +1,27 @@
 //! The memory of a queue: descriptors, and the cells that waits report to.
 //!
-//! A place in the ring is counted on for ever, as a [`u64`]; the slot is that modulo [`SLOTS`]. Nothing here decides
-//! which places are free.
+//! What a place is stands with [`queue::Ring`]; the slot is that modulo [`SLOTS`]. Nothing here decides which places are free.
 
 use crate::spec::descriptor::{Descriptor, Wait, Width};
 use crate::spec::invalidation::Invalidation;
 use crate::spec::registers::IQA;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::HwError;
+use iommu_driver::queue::{self, Marker};
 use iommu_hal::mem::{ENTRIES, Frame, Frames};
 use iommu_hal::{FrameRequest, Hal, WalkerMemory, barrier};
 use tock_registers::LocalRegisterCopy;
 
 /// Descriptors in the ring. One stays free, or a full ring would look like an empty one; and as many status cells fit in
 /// half a frame.
-pub(super) const SLOTS: u64 = 256;
-
-/// Status data of a wait.
-pub type Marker = u32;
+const SLOTS: u64 = 256;
 
 /// Word of the status frame for waits that nobody looks at.
 const NOBODY: usize = SLOTS as usize;
 
 const _: () = assert!(SLOTS.is_power_of_two() && NOBODY < ENTRIES);
 
-pub(super) struct Ring<H: Hal> {
+pub(crate) struct Ring<H: Hal> {
     descriptors: Frames<H>,
     status: Frames<H>,
     width: Width,
@@ -71,40 +68,12 @@ impl<H: Hal> Ring<H> {
         Some((self.descriptors.frame(word / ENTRIES)?, word % ENTRIES))
     }
 
-    pub(super) fn write(&self, place: u64, descriptor: &Descriptor) -> Option<()> {
+    fn store(&self, place: u64, descriptor: &Descriptor) -> Option<()> {
         let (frame, first) = self.locate(place)?;
         for (at, word) in descriptor.words(self.width).iter().enumerate() {
             frame.store(first + at, *word);
         }
         Some(())
-    }
-
-    /// The first word of the descriptor at `place`.
-    pub(super) fn first_word(&self, place: u64) -> u64 {
-        self.locate(place).map_or(0, |(frame, first)| frame.load(first))
-    }
-
-    /// Writes the invalidations from `place` on, with the fences that they need among them.
-    pub(super) fn write_all(&self, mut place: u64, part: &[Invalidation]) -> Option<()> {
-        let mut fences = Fences::default();
-        for invalidation in part {
-            if fences.before(invalidation) {
-                self.write(place, &self.unwatched())?;
-                place += 1;
-            }
-            self.write(place, &Descriptor::from(*invalidation))?;
-            place += 1;
-        }
-        Some(())
-    }
-
-    /// Writes a wait that reports `marker` to the cell of its own slot: what an earlier wait reports late changes no cell
-    /// but that wait's.
-    pub(super) fn write_wait(&self, place: u64, marker: Marker, fence: bool) -> Option<()> {
-        // Whatever stands there, it is not this marker, even after 2^32 waits.
-        self.status.frame(0)?.store((place % SLOTS) as usize, (!marker).into());
-        let status = Some((self.cell(place % SLOTS), marker));
-        self.write(place, &Wait { status, fence, ..Wait::default() }.into())
     }
 
     /// Whether the wait at `place` has reported `marker`. What hardware did before is visible then.
@@ -119,12 +88,6 @@ impl<H: Hal> Ring<H> {
         complete
     }
 
-    /// A wait that lets nothing behind it start early, and that nobody looks at. It always reports: some
-    /// implementations refuse waits that do not.
-    pub(super) fn unwatched(&self) -> Descriptor {
-        Wait { status: Some((self.cell(NOBODY as u64), 0)), fence: true, ..Wait::default() }.into()
-    }
-
     fn cell(&self, word: u64) -> PhysAddr {
         self.status.phys().wrapping_add(word * 8)
     }
@@ -133,6 +96,70 @@ impl<H: Hal> Ring<H> {
     pub(super) fn frames(&self) -> (impl Iterator<Item = PhysAddr> + '_, PhysAddr) {
         let descriptors = (0..1u64 << order(self.width)).map(|index| self.descriptors.phys().wrapping_add(index << 12));
         (descriptors, self.status.phys())
+    }
+}
+
+impl<H: Hal> queue::Ring for Ring<H> {
+    type Item = Invalidation;
+    type Order = Fences;
+
+    const TIMED_OUT: u8 = super::CODE_DEVICE_TLB_TIMEOUT;
+
+    fn slots(&self) -> u64 {
+        SLOTS
+    }
+
+    fn period(&self) -> u64 {
+        SLOTS
+    }
+
+    fn most(&self) -> u64 {
+        SLOTS - 2
+    }
+
+    fn fence_before(order: &mut Fences, invalidation: &Invalidation) -> bool {
+        order.before(invalidation)
+    }
+
+    fn device(invalidation: &Invalidation) -> Option<u32> {
+        invalidation.device().map(|source| source.get().into())
+    }
+
+    fn device_at(&self, place: u64) -> Option<u32> {
+        Descriptor::device(self.first_word(place)).map(u32::from)
+    }
+
+    fn is_fence_at(&self, place: u64) -> bool {
+        Descriptor::is_wait(self.first_word(place))
+    }
+
+    /// The first word of the descriptor.
+    fn first_word(&self, place: u64) -> u64 {
+        self.locate(place).map_or(0, |(frame, first)| frame.load(first))
+    }
+
+    fn write(&self, place: u64, invalidation: &Invalidation) -> Option<()> {
+        self.store(place, &Descriptor::from(*invalidation))
+    }
+
+    /// A wait that nobody looks at. It always reports: some implementations refuse waits that do not.
+    fn write_fence(&self, place: u64) -> Option<()> {
+        let status = Some((self.cell(NOBODY as u64), 0));
+        self.store(place, &Wait { status, fence: true, ..Wait::default() }.into())
+    }
+
+    /// It reports to the cell of its own slot: what an earlier wait reports late changes no cell but that wait's. `again`
+    /// makes it a fence, too: a wait reports what stands behind the wait before it, and a refusal makes two of one.
+    fn write_wait(&self, place: u64, marker: Marker, again: bool) -> Option<()> {
+        // Whatever stands there, it is not this marker, even after 2^32 waits.
+        self.status.frame(0)?.store((place % SLOTS) as usize, (!marker).into());
+        let status = Some((self.cell(place % SLOTS), marker));
+        self.store(place, &Wait { status, fence: again, ..Wait::default() }.into())
+    }
+
+    /// The status data of the wait.
+    fn marker(&self, last: Marker, _: u64) -> Marker {
+        last.wrapping_add(1)
     }
 }
 
@@ -145,7 +172,7 @@ const fn order(width: Width) -> u8 {
 /// invalidation of a device's translations without PASID may overtake one of the first stage, by which such requests can
 /// be translated too.
 #[derive(Default)]
-struct Fences {
+pub(crate) struct Fences {
     first_stage: bool,
 }
 
@@ -159,21 +186,4 @@ impl Fences {
         }
         false
     }
-}
-
-/// Slots that invalidations take, fences included.
-pub(super) fn slots(part: &[Invalidation]) -> u64 {
-    let mut fences = Fences::default();
-    part.iter().map(|invalidation| 1 + u64::from(fences.before(invalidation))).sum()
-}
-
-/// The longest beginning of a batch that takes at most `most` slots, and the rest.
-pub(super) fn split(batch: &[Invalidation], most: u64) -> (&[Invalidation], &[Invalidation]) {
-    let mut fences = Fences::default();
-    let mut taken = 0;
-    let fits = batch.iter().take_while(|invalidation| {
-        taken += 1 + u64::from(fences.before(invalidation));
-        taken <= most
-    });
-    batch.split_at(fits.count())
 }

@@ -221,6 +221,11 @@ impl Descriptor {
         }
     }
 
+    /// Whether a descriptor with this first word is a wait.
+    pub fn is_wait(word0: u64) -> bool {
+        DeviceTlb0::from_bits(word0).kind() == kind::WAIT
+    }
+
     fn context_cache(scope: ContextScope) -> Self {
         let word = ContextCache0::new().with_kind(kind::CONTEXT_CACHE);
         let word = match scope {

@@ -65,7 +65,7 @@ fn a_ring_that_is_full_makes_others_wait() {
     let more: Vec<_> = (0..5).map(|n| domain(1000 + n)).collect();
     bed.run(&more).unwrap();
     assert_eq!(bed.counts().1, 2);
-    assert!(matches!(bed.outcome(seat), Some(Outcome::Confirmed(1))));
+    assert!(matches!(bed.outcome(seat), Some(Told::Confirmed(1))));
     let executed = bed.executed();
     assert_eq!(executed.len(), 250 + 1 + 5 + 1);
     assert!(is_wait(executed[250].0));
@@ -80,7 +80,7 @@ fn callers_that_came_meanwhile_share_a_doorbell() {
     assert_eq!(bed.counts(), (0, 1, 0));
     assert_eq!(bed.executed().len(), 42);
     for seat in seats {
-        assert_eq!(bed.outcome(seat), Some(Outcome::Confirmed(marker)));
+        assert_eq!(bed.outcome(seat), Some(Told::Confirmed(marker)));
     }
     bed.check();
 }
@@ -95,7 +95,7 @@ fn seats_come_back() {
     }
     // All taken by callers that gave up: the next one leads their round to its end, and gets one.
     let seats: Vec<_> = (0..64).map(|_| bed.join(&[])).collect();
-    assert!(seats.into_iter().all(|seat| bed.queue().seats.leave(seat).is_none()));
+    assert!(seats.into_iter().all(|seat| bed.queue().leave(seat).is_none()));
     bed.counts();
     bed.run(&[domain(1)]).unwrap();
     assert_eq!(bed.counts().1, 2);
@@ -105,7 +105,7 @@ fn seats_come_back() {
 #[test]
 fn markers_go_on_past_the_largest() {
     let bed = Bed::server();
-    bed.queue().state.lock().start_at(u32::MAX - 3);
+    bed.queue().start_at(u32::MAX - 3);
     for n in 0..600u32 {
         // Cells that were never written hold 0, and each is used again.
         assert_eq!(bed.run(&[domain(1)]), Ok((u32::MAX - 2).wrapping_add(n)));
@@ -113,7 +113,7 @@ fn markers_go_on_past_the_largest() {
         assert_eq!(bed.executed().len(), 2);
     }
     // With hardware that does nothing no number is taken for a confirmation, 0 and those of the cells included.
-    bed.queue().state.lock().start_at(u32::MAX);
+    bed.queue().start_at(u32::MAX);
     bed.model.set_queue(iommu_models::vtd::Queue::Mute);
     for _ in 0..300 {
         assert_eq!(bed.run(&[]), Err(HUNG));

@@ -22,7 +22,7 @@ fn it_is_named_to_whoever_asked_and_others_of_the_round_go_again() {
             bed.model.set_unanswering(DEAD, true);
             let other = bed.join(&[domain(9), device(DEAD)]);
             bed.run(mine).expect("confirmed the second time");
-            assert_eq!(bed.outcome(other), Some(Outcome::Aborted(Some(DEAD))));
+            assert_eq!(bed.outcome(other), Some(Told::Aborted(Some(DEAD.into()))));
             let executed = bed.executed();
             for invalidation in mine {
                 let last = executed.iter().rposition(|done| *done == (word(*invalidation), true));
@@ -74,12 +74,12 @@ fn where_hardware_names_nobody_those_with_devices_go_alone() {
         bed.model.set_unanswering(DEAD, true);
         let other = bed.join(&[domain(9), device(DEAD)]);
         bed.run(&[domain(1), device(0x100)]).expect("it answers, alone");
-        assert_eq!(bed.outcome(other), Some(Outcome::Aborted(None)));
+        assert_eq!(bed.outcome(other), Some(Told::Aborted(None)));
         assert_eq!(bed.run(&[domain(9), device(DEAD)]), timed_out(DEAD));
         // And those without never fail.
         let other = bed.join(&[device(DEAD)]);
         bed.run(&[domain(2)]).unwrap();
-        assert_eq!(bed.outcome(other), Some(Outcome::Aborted(None)));
+        assert_eq!(bed.outcome(other), Some(Told::Aborted(None)));
         bed.check();
     }
 }
@@ -104,7 +104,7 @@ fn hardware_that_gives_up_on_one_after_the_other_of_a_device_has_nobody_else_bla
         let other = bed.join(&[domain(9), device(DEAD)]);
         *bed.regs.io().echoes.lock().unwrap() = (DEAD, echoes);
         bed.run(&[domain(1), device(0x100)]).unwrap_or_else(|error| panic!("{echoes} more: {error}"));
-        assert_eq!(bed.outcome(other), Some(Outcome::Aborted(Some(DEAD))));
+        assert_eq!(bed.outcome(other), Some(Told::Aborted(Some(DEAD.into()))));
         bed.check();
     }
 }
@@ -115,7 +115,7 @@ fn hardware_that_names_devices_of_nobody_for_ever_ends_with_the_one_that_is_alon
     *bed.regs.io().echoes.lock().unwrap() = (DEAD, usize::MAX);
     bed.model.raise_time_out(DEAD);
     assert_eq!(bed.run(&[domain(1), device(0x100)]), timed_out(0x100));
-    assert_eq!(bed.queue().retrying.load(Ordering::Relaxed), 0);
+    assert_eq!(bed.queue().retrying(), 0);
 }
 
 #[test]
@@ -124,8 +124,8 @@ fn what_hardware_had_not_read_of_a_round_that_failed_asks_no_device_again() {
     let other = bed.join(&[domain(9), device(DEAD), device(DEAD), domain(8)]);
     bed.model.set_queue(Behaviour::Stopped);
     bed.model.raise_time_out(DEAD);
-    assert_eq!(bed.run(&[domain(1)]), Err(super::super::HUNG));
-    assert_eq!(bed.outcome(other), Some(Outcome::Aborted(Some(DEAD))));
+    assert_eq!(bed.run(&[domain(1)]), Err(HUNG));
+    assert_eq!(bed.outcome(other), Some(Told::Aborted(Some(DEAD.into()))));
     bed.model.set_unanswering(DEAD, true);
     bed.model.set_queue(Behaviour::Running);
     bed.run(&[domain(2)]).unwrap();
@@ -141,8 +141,8 @@ fn until_those_who_go_again_are_through_no_other_device_joins_them() {
     bed.model.set_unanswering(DEAD, true);
     let victim = bed.join(&[domain(1)]);
     assert_eq!(bed.run(&[device(DEAD)]), timed_out(DEAD));
-    assert_eq!(bed.outcome(victim), Some(Outcome::Aborted(Some(DEAD))));
-    assert_eq!(bed.queue().retrying.load(Ordering::Relaxed), 1, "one is to go again");
+    assert_eq!(bed.outcome(victim), Some(Told::Aborted(Some(DEAD.into()))));
+    assert_eq!(bed.queue().retrying(), 1, "one is to go again");
     bed.counts();
     bed.run(&[domain(2)]).expect("without devices: nothing to wait for");
     // A CPU that is held up in the middle of this holds up devices for one time limit at most, and gives no error.
@@ -179,7 +179,7 @@ fn a_partition_with_a_dead_device_fails_no_unmap_of_another() {
                     });
                 }
             });
-            assert_eq!(bed.queue().retrying.load(Ordering::Relaxed), 0);
+            assert_eq!(bed.queue().retrying(), 0);
             bed.check();
         }
     }

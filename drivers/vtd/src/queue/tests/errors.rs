@@ -1,6 +1,5 @@
 //! Refused descriptors, hardware that hangs, loses completions or is gone, and CPUs that are held up.
 
-use super::super::seats::Seats;
 use super::*;
 use core::sync::atomic::AtomicBool;
 use iommu_hal::wait::Deadline;
@@ -22,8 +21,8 @@ fn a_refused_descriptor_is_the_error_of_whoever_submitted_it() {
             let found = bed.run(&all[5..]);
             let mut failed = [bed.outcome(others[0]), bed.outcome(others[1])]
                 .map(|outcome| match outcome {
-                    Some(Outcome::Refused { code: INVALID_TYPE, entry }) => Some(entry),
-                    Some(Outcome::Confirmed(1)) => None,
+                    Some(Told::Refused { code: INVALID_TYPE, entry }) => Some(entry),
+                    Some(Told::Confirmed(1)) => None,
                     other => panic!("{other:?}"),
                 })
                 .to_vec();
@@ -60,16 +59,6 @@ fn what_takes_the_place_of_a_refused_descriptor_keeps_the_order() {
         assert_eq!(last, executed.len() - 1, "seed {seed}: {executed:x?}");
         bed.check();
     }
-}
-
-#[test]
-fn of_several_refusals_the_first_counts() {
-    let seats = Seats::new();
-    let seat = seats.take().unwrap();
-    seats.refuse(seat, 3, 10);
-    seats.refuse(seat, 4, 20);
-    seats.resolve(1 << seat, Outcome::Confirmed(7));
-    assert_eq!(seats.outcome(seat), Some(Outcome::Refused { code: 3, entry: 10 }));
 }
 
 #[test]
@@ -153,7 +142,7 @@ fn a_unit_that_is_gone_is_an_error_at_once_for_everybody() {
         assert!(matches!(bed.run(&[domain(2)]), Err(HwError::Hardware(_))));
         assert!(bed.counts().0 < 5, "not polled to the deadline");
     }
-    assert_eq!(bed.outcome(other), Some(Outcome::Gone));
+    assert_eq!(bed.outcome(other), Some(Told::Gone));
 }
 
 #[test]
@@ -209,9 +198,7 @@ fn whoever_is_held_up_costs_others_their_deadline_and_no_more() {
     let led = elapsed(&|| assert_eq!(bed.run(&[domain(1)]), Err(HUNG)));
     bed.queue().stop_leading();
     bed.run(&[domain(2)]).expect("works again");
-    let guard = bed.queue().state.lock();
-    let locked = elapsed(&|| assert_eq!(bed.run(&[domain(3)]), Err(HUNG)));
-    drop(guard);
+    let locked = bed.queue().with_lock(|| elapsed(&|| assert_eq!(bed.run(&[domain(3)]), Err(HUNG))));
     bed.run(&[domain(4)]).expect("works again");
     assert!(led < 2_000_000 && locked < 2_000_000, "{led} and {locked} ns, of a limit of 1 ms");
     // What the first had written was done with the second.
@@ -230,7 +217,7 @@ fn a_leader_that_gives_up_leaves_the_round_to_another() {
     bed.model.set_queue(Behaviour::Running);
     // Whoever comes next finds the round complete.
     bed.run(&[]).unwrap();
-    assert!(matches!(bed.outcome(follower), Some(Outcome::Confirmed(1))));
+    assert!(matches!(bed.outcome(follower), Some(Told::Confirmed(1))));
     bed.check();
 }
 
@@ -244,7 +231,7 @@ fn what_hardware_has_yet_to_read_is_not_written_over_after_a_round_that_failed()
     // No room beside the other's; its round fails, and leaves none either as long as nothing of it was read.
     let mine: Vec<_> = (0..100).map(|n| domain(1000 + n)).collect();
     assert_eq!(bed.run(&mine), Err(HUNG));
-    assert_eq!(bed.outcome(other), Some(Outcome::Aborted(None)));
+    assert_eq!(bed.outcome(other), Some(Told::Aborted(None)));
     bed.model.set_queue(Behaviour::Running);
     let executed = bed.executed();
     assert_eq!(executed.len(), 201);

@@ -9,10 +9,8 @@ mod threads;
 
 extern crate std;
 
-use super::group::Queue;
-use super::round::Ticket;
-use super::seats::Outcome;
-use super::{HUNG, Invalidator, Marker};
+use super::ring::Ring;
+use super::{Invalidator, Marker};
 use crate::capabilities::Mode;
 use crate::regs::Regs;
 use crate::spec::descriptor::{Descriptor, Drain};
@@ -24,6 +22,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{HwError, RequesterId};
+use iommu_driver::queue::{HUNG, Probe, Told};
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal, WalkerMemory};
 use iommu_models::memory::TestMemory;
@@ -160,22 +159,20 @@ impl Bed {
         self.invalidator.run(&self.hal, &self.regs, batch)
     }
 
-    fn queue(&self) -> &Queue<Arc<Patient>> {
+    fn queue(&self) -> Probe<'_, Ring<Arc<Patient>>> {
         match &self.invalidator {
-            Invalidator::Queue(queue) => queue,
+            Invalidator::Queue(queue) => queue.probe(),
             Invalidator::Registers(_) => panic!("no queue"),
         }
     }
 
     /// Writes a batch as another CPU would, that has not gone further yet.
     fn join(&self, batch: &[Invalidation]) -> usize {
-        let queue = self.queue();
-        let mut state = queue.state.lock();
-        state.join(&queue.ring, &queue.seats, batch, Ticket::default()).expect("room")
+        self.queue().join(batch).expect("room")
     }
 
-    fn outcome(&self, seat: usize) -> Option<Outcome> {
-        self.queue().seats.outcome(seat)
+    fn outcome(&self, seat: usize) -> Option<Told> {
+        self.queue().outcome(seat)
     }
 
     /// Reads, doorbells and other writes since the last call.

@@ -24,8 +24,8 @@ fn explore(times: usize, prepare: fn(&Bed), workers: &'static [fn(&Bed)]) {
         let seats: Vec<_> = (0..63).map(|_| bed.join(&[])).collect();
         bed.model.set_unanswering(DEAD, false);
         bed.run(&[]).unwrap();
-        assert!(seats.into_iter().all(|seat| matches!(bed.outcome(seat), Some(Outcome::Confirmed(_)))));
-        assert_eq!(bed.queue().retrying.load(Ordering::Relaxed), 0);
+        assert!(seats.into_iter().all(|seat| matches!(bed.outcome(seat), Some(Told::Confirmed(_)))));
+        assert_eq!(bed.queue().retrying(), 0);
         bed.check();
     };
     // The model's frames are large without optimisation.

@@ -1,28 +1,22 @@
 //! The queue shared by every CPU: many callers, one wait and one doorbell.
 //!
-//! A caller writes its descriptors behind those of others under a short lock. One caller leads: it ends the round with a
+//! A caller writes its items behind those of others under a short lock. One caller leads: it ends the round with a
 //! wait, rings the doorbell, and polls. What is written meanwhile is the next round. When hardware has confirmed, the
 //! leader tells everybody in the round, rings for the next one, and stops leading; a caller of that round takes over.
 
-use super::recovery::{self, Found};
-use super::ring::{self, Marker, Ring};
-use super::round::{Flight, MOST, State, Ticket};
+use super::recovery::{Found, Tries};
+use super::round::{Flight, State, Ticket};
 use super::seats::{Outcome, Seats};
-use super::{CODE_DEVICE_TLB_TIMEOUT, HUNG};
-use crate::regs::{GONE, Regs};
-use crate::spec::descriptor::Width;
-use crate::spec::invalidation::Invalidation;
-use crate::spec::registers::*;
+use super::{HUNG, Marker, Port, Ring, split};
+use crate::GONE;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use iommu_core::addr::PhysAddr;
 use iommu_core::hw::HwError;
 use iommu_core::warn;
 use iommu_hal::Hal;
-use iommu_hal::regs::Registers;
 use iommu_hal::wait::Deadline;
 use spin::{Mutex, MutexGuard};
 
-/// Polls of the status cell between two looks at the registers. Hardware that answers within so many costs no read.
+/// Polls of the wait between two looks for errors. Hardware that answers within so many costs no such look.
 const POLLS: u32 = 16;
 
 /// Attempts of a caller that others' device TLBs keep from being confirmed. Each costs one of the callers of a round its
@@ -34,11 +28,11 @@ const ATTEMPTS: u32 = 32;
 const OTHERS: u32 = 16;
 
 /// The queue of one unit.
-pub(crate) struct Queue<H: Hal> {
-    pub(super) ring: Ring<H>,
+pub struct Queue<M> {
+    pub(super) ring: M,
     pub(super) seats: Seats,
     pub(super) state: Mutex<State>,
-    /// Somebody leads: writes IQT and FSTS, and ends rounds.
+    /// Somebody leads: uses the registers, and ends rounds.
     leader: AtomicBool,
     /// Callers that retry because a device TLB did not answer.
     pub(super) retrying: AtomicU32,
@@ -66,8 +60,8 @@ impl Drop for Retry<'_> {
 }
 
 /// A caller's part, and what it has been through.
-struct Attempt<'q, 'b> {
-    part: &'b [Invalidation],
+struct Attempt<'q, 'b, I> {
+    part: &'b [I],
     /// It concerns device TLBs.
     devices: bool,
     ticket: Ticket,
@@ -76,54 +70,59 @@ struct Attempt<'q, 'b> {
     alone: bool,
 }
 
-impl<H: Hal + Clone> Queue<H> {
-    pub(super) fn new(hal: &H, host_bits: u8, width: Width) -> Result<Self, HwError> {
-        Ok(Self {
-            ring: Ring::new(hal, host_bits, width)?,
+impl<M: Ring> Queue<M> {
+    /// A queue in `ring`, of which hardware has read nothing and is told nothing yet.
+    pub fn new(ring: M) -> Self {
+        Self {
+            ring,
             seats: Seats::new(),
             state: Mutex::new(State::new()),
             leader: AtomicBool::new(false),
             retrying: AtomicU32::new(0),
             newest: AtomicU32::new(0),
-        })
-    }
-}
-
-impl<H: Hal> Queue<H> {
-    /// Points the unit at the queue and turns it on. The queue of whoever came before must be off.
-    pub(super) fn enable<R: Registers>(&self, hal: &H, regs: &Regs<R>) -> Result<(), HwError> {
-        regs.io().write64(IQT_REG, 0);
-        regs.io().write64(IQA_REG, self.ring.address());
-        regs.set(hal, GSTS::QIES, true, "GSTS.QIES")
-    }
-
-    pub(super) fn marker(&self) -> Marker {
-        self.newest.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn frames(&self) -> (impl Iterator<Item = PhysAddr> + '_, PhysAddr) {
-        self.ring.frames()
-    }
-
-    /// See [`super::Invalidator::run`].
-    pub(super) fn run<R: Registers>(&self, hal: &H, regs: &Regs<R>, batch: &[Invalidation]) -> Result<Marker, HwError> {
-        let (mut part, mut rest) = ring::split(batch, MOST);
-        loop {
-            let marker = self.run_part(hal, regs, part)?;
-            if rest.is_empty() {
-                return Ok(marker);
-            }
-            (part, rest) = ring::split(rest, MOST);
         }
     }
 
-    fn run_part<R: Registers>(&self, hal: &H, regs: &Regs<R>, part: &[Invalidation]) -> Result<Marker, HwError> {
-        let devices = part.iter().any(|invalidation| invalidation.device().is_some());
+    /// Its memory.
+    pub fn ring(&self) -> &M {
+        &self.ring
+    }
+
+    /// Marker of the newest wait that hardware was told of; 0 before the first.
+    pub fn marker(&self) -> Marker {
+        self.newest.load(Ordering::Relaxed)
+    }
+
+    /// Runs `batch` in order, and returns once hardware has confirmed all of it: the marker of the wait that did. An empty
+    /// batch confirms that the queue answers.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Queue`]: hardware refused one of these very items, a device TLB among them did not answer, or the queue
+    /// itself does not work. [`HwError::TimedOut`], and [`HwError::Hardware`] where the unit is gone. Any of the items may have
+    /// been done or not.
+    pub fn run<H: Hal, P: Port<M>>(&self, hal: &H, port: &P, batch: &[M::Item]) -> Result<Marker, HwError> {
+        let (mut part, mut rest) = split::<M>(batch, self.ring.most());
+        loop {
+            let marker = self.run_part(hal, port, part)?;
+            if rest.is_empty() {
+                return Ok(marker);
+            }
+            (part, rest) = split::<M>(rest, self.ring.most());
+            if part.is_empty() {
+                // A ring without room for one.
+                return Err(HUNG);
+            }
+        }
+    }
+
+    fn run_part<H: Hal, P: Port<M>>(&self, hal: &H, port: &P, part: &[M::Item]) -> Result<Marker, HwError> {
+        let devices = part.iter().any(|item| M::device(item).is_some());
         let mut attempt = Attempt { part, devices, ticket: Ticket::default(), retry: None, alone: false };
         let mut others = 0;
         for _ in 0..ATTEMPTS {
-            let deadline = Deadline::after(hal, regs.timeout());
-            let source = match self.submit(hal, regs, &mut attempt, deadline)? {
+            let deadline = Deadline::after(hal, port.timeout());
+            let source = match self.submit(hal, port, &mut attempt, deadline)? {
                 Outcome::Confirmed(marker) => return Ok(marker),
                 Outcome::Refused { code, entry } => return Err(HwError::Queue { code, entry }),
                 Outcome::Gone => return Err(GONE),
@@ -131,8 +130,8 @@ impl<H: Hal> Queue<H> {
             };
             // Counted by whoever told it. An earlier count ends with its value.
             attempt.retry = Some(Retry(&self.retrying));
-            let mut own = part.iter().filter_map(Invalidation::device);
-            let named = source.and_then(|source| own.clone().find(|device| device.get() == source));
+            let mut own = part.iter().filter_map(M::device);
+            let named = source.and_then(|source| own.clone().find(|device| *device == source));
             let blamed = match source {
                 _ if named.is_some() => named,
                 Some(_) if others < OTHERS => {
@@ -147,30 +146,30 @@ impl<H: Hal> Queue<H> {
                 }
             };
             if let Some(device) = blamed {
-                return Err(HwError::Queue { code: CODE_DEVICE_TLB_TIMEOUT, entry: device.get().into() });
+                return Err(HwError::Queue { code: M::TIMED_OUT, entry: device.into() });
             }
         }
         Err(HUNG)
     }
 
     /// Has one round or several bring the caller's part to an end.
-    fn submit<R: Registers>(
+    fn submit<H: Hal, P: Port<M>>(
         &self,
         hal: &H,
-        regs: &Regs<R>,
-        attempt: &mut Attempt<'_, '_>,
+        port: &P,
+        attempt: &mut Attempt<'_, '_, M::Item>,
         deadline: Deadline,
     ) -> Result<Outcome, HwError> {
-        let (seat, started) = self.join(hal, regs, attempt, deadline)?;
+        let (seat, started) = self.join(hal, port, attempt, deadline)?;
         if started.is_some() {
-            self.lead(hal, regs, started, Some(seat), deadline);
+            self.lead(hal, port, started, Some(seat), deadline);
         }
         loop {
             if let Some(outcome) = self.seats.outcome(seat) {
                 return Ok(outcome);
             }
             if self.try_lead() {
-                self.lead(hal, regs, None, Some(seat), deadline);
+                self.lead(hal, port, None, Some(seat), deadline);
                 if let Some(outcome) = self.seats.outcome(seat) {
                     return Ok(outcome);
                 }
@@ -187,11 +186,11 @@ impl<H: Hal> Queue<H> {
 
     /// Writes the caller's part. Where nobody leads and hardware has nothing to do the round is ended at once: the caller
     /// leads then, and hardware is still to be told.
-    fn join<R: Registers>(
+    fn join<H: Hal, P: Port<M>>(
         &self,
         hal: &H,
-        regs: &Regs<R>,
-        attempt: &mut Attempt<'_, '_>,
+        port: &P,
+        attempt: &mut Attempt<'_, '_, M::Item>,
         deadline: Deadline,
     ) -> Result<(usize, Option<Flight>), HwError> {
         loop {
@@ -209,7 +208,7 @@ impl<H: Hal> Queue<H> {
             }
             // Whoever leads makes room. Where nobody does, this caller.
             if self.try_lead() {
-                self.lead(hal, regs, None, None, deadline);
+                self.lead(hal, port, None, None, deadline);
             }
             if deadline.has_passed(hal) {
                 return Err(HUNG);
@@ -219,7 +218,13 @@ impl<H: Hal> Queue<H> {
     }
 
     /// Lets the caller into the open round, where it may be.
-    fn admit(&self, hal: &H, state: &mut State, attempt: &mut Attempt<'_, '_>, deadline: Deadline) -> Option<usize> {
+    fn admit<H: Hal>(
+        &self,
+        hal: &H,
+        state: &mut State,
+        attempt: &mut Attempt<'_, '_, M::Item>,
+        deadline: Deadline,
+    ) -> Option<usize> {
         if attempt.devices && attempt.retry.is_none() && self.retrying.load(Ordering::Relaxed) != 0 {
             // Those who failed for another's device come first, or it could make them fail again and again.
             if state.quarantine.is_some_and(|until| !until.has_passed(hal)) {
@@ -247,19 +252,19 @@ impl<H: Hal> Queue<H> {
     /// Leads: tells hardware of `started`, or of what is written, and waits. Ends when the caller in `seat` knows its
     /// outcome, without a seat after one round, and at the deadline. The caller leads when this is called, and no more
     /// when it returns.
-    fn lead<R: Registers>(
+    fn lead<H: Hal, P: Port<M>>(
         &self,
         hal: &H,
-        regs: &Regs<R>,
+        port: &P,
         mut started: Option<Flight>,
         seat: Option<usize>,
         deadline: Deadline,
     ) {
-        let mut repairs = 0;
+        let mut tries = Tries::default();
         loop {
             let flight = match started.take() {
                 Some(flight) => {
-                    self.ring_doorbell(regs, &flight);
+                    self.ring_doorbell(port, &flight);
                     Some(flight)
                 }
                 None => {
@@ -271,13 +276,13 @@ impl<H: Hal> Queue<H> {
                     }
                     if in_flight.is_none() {
                         // There was no room although nobody is there: slots of rounds that were not confirmed.
-                        recovery::reclaim(&self.ring, &mut state, regs);
+                        self.reclaim(port, &mut state);
                     }
                     in_flight
                 }
             };
             let Some(flight) = flight else { break };
-            let ended = self.poll(hal, regs, &flight, deadline);
+            let ended = self.poll(hal, port, &flight, deadline);
             if matches!(ended, Ended::Late) {
                 break;
             }
@@ -293,8 +298,8 @@ impl<H: Hal> Queue<H> {
                     state.land();
                 }
                 Ended::Found(found) => {
-                    repairs += 1;
-                    if !self.handle(hal, regs, &mut state, &flight, found, seat, repairs) {
+                    tries.count(found);
+                    if !self.handle(hal, port, &mut state, &flight, found, seat, tries) {
                         // The unit is of no use: nobody is to wait for it.
                         break;
                     }
@@ -312,7 +317,7 @@ impl<H: Hal> Queue<H> {
             if seat.is_none_or(|seat| self.seats.is_resolved(seat)) {
                 // Hardware goes on while somebody of the next round takes over.
                 if let Some(next) = started {
-                    self.ring_doorbell(regs, &next);
+                    self.ring_doorbell(port, &next);
                 }
                 break;
             }
@@ -321,26 +326,26 @@ impl<H: Hal> Queue<H> {
     }
 
     /// Polls the round in flight until it ends.
-    fn poll<R: Registers>(&self, hal: &H, regs: &Regs<R>, flight: &Flight, deadline: Deadline) -> Ended {
+    fn poll<H: Hal, P: Port<M>>(&self, hal: &H, port: &P, flight: &Flight, deadline: Deadline) -> Ended {
         let mut polls = 0;
         loop {
-            if self.ring.is_complete(flight.wait, flight.marker) {
+            if port.is_complete(&self.ring, flight.wait, flight.marker) {
                 return Ended::Confirmed;
             }
             polls += 1;
             let late = deadline.has_passed(hal);
             if late || polls % POLLS == 0 {
-                if let Some(found) = recovery::look(regs) {
+                if let Some(found) = port.look(&self.ring) {
                     return Ended::Found(found);
                 }
-                if !self.seats.anybody(flight.seats)
-                    && self.ring.slot(regs.io().read64(IQH_REG)) == self.ring.slot(self.ring.offset(flight.wait + 1))
+                if (P::READ_IS_DONE || !self.seats.anybody(flight.seats))
+                    && port.position(&self.ring) == Some((flight.wait + 1) % self.ring.period())
                 {
-                    return Ended::Read;
+                    return if P::READ_IS_DONE { Ended::Confirmed } else { Ended::Read };
                 }
                 if late {
                     // Held up between two looks, it must not report a time-out that did not happen.
-                    let complete = self.ring.is_complete(flight.wait, flight.marker);
+                    let complete = port.is_complete(&self.ring, flight.wait, flight.marker);
                     return if complete { Ended::Confirmed } else { Ended::Late };
                 }
             }
@@ -348,9 +353,9 @@ impl<H: Hal> Queue<H> {
         }
     }
 
-    fn ring_doorbell<R: Registers>(&self, regs: &Regs<R>, flight: &Flight) {
+    fn ring_doorbell<P: Port<M>>(&self, port: &P, flight: &Flight) {
         self.newest.store(flight.marker, Ordering::Relaxed);
-        regs.io().write64(IQT_REG, self.ring.offset(flight.wait + 1));
+        port.ring_doorbell(&self.ring, flight.wait + 1);
     }
 
     pub(super) fn try_lead(&self) -> bool {
@@ -363,7 +368,7 @@ impl<H: Hal> Queue<H> {
 
     /// The lock, which is held for some hundred instructions at most. Whoever is held up while holding it holds up others
     /// to their deadlines, and no further.
-    fn lock(&self, hal: &H, deadline: Deadline) -> Option<MutexGuard<'_, State>> {
+    fn lock<H: Hal>(&self, hal: &H, deadline: Deadline) -> Option<MutexGuard<'_, State>> {
         loop {
             if let Some(state) = self.state.try_lock() {
                 return Some(state);

@@ -1,9 +1,9 @@
-//! Seats: how a caller learns what became of its invalidations, whoever saw it first.
+//! Seats: how a caller learns what became of its items, whoever saw it first.
 //!
 //! A caller takes a seat, and polls it. Whoever leads resolves it; a caller that waits no longer leaves it. The second of
 //! the two frees it, so that neither needs a lock.
 
-use super::ring::Marker;
+use super::Marker;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Callers at once; more wait for a seat.
@@ -12,21 +12,21 @@ pub(super) const SEATS: usize = 64;
 /// A set of seats.
 pub(super) type Set = u64;
 
-/// What became of the invalidations of a caller.
+/// What became of the items of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     /// Hardware confirmed all of them, by the wait with this marker.
     Confirmed(Marker),
     /// Hardware refused one.
     Refused {
-        /// IQERCD.IQEI.
+        /// Why.
         code: u8,
         /// Its first word.
         entry: u64,
     },
-    /// A device TLB did not answer; nobody knows which of the round's invalidations were done. The source, where hardware
-    /// named one: of this round, or left over from an earlier one.
-    Aborted(Option<u16>),
+    /// A device TLB did not answer; nobody knows which of the round's items were done. The device, where it is known: of
+    /// this round, or left over from an earlier one.
+    Aborted(Option<u32>),
     /// The unit does not answer any more.
     Gone,
 }
@@ -45,8 +45,9 @@ const NOTED: u32 = 1 << 31;
 #[repr(align(64))]
 struct Seat {
     state: AtomicU32,
-    /// Marker, or code of the refusal with [`NOTED`], or source with [`NOTED`].
+    /// Marker, or code of the refusal with [`NOTED`], or [`NOTED`] where [`Seat::entry`] is a device.
     note: AtomicU32,
+    /// What was refused, or the device.
     entry: AtomicU64,
 }
 
@@ -85,7 +86,7 @@ impl Seats {
         Some(index)
     }
 
-    /// What became of the caller's invalidations; the seat is free after that. `None` while nobody knows.
+    /// What became of the caller's items; the seat is free after that. `None` while nobody knows.
     pub(super) fn outcome(&self, index: usize) -> Option<Outcome> {
         let seat = self.seats.get(index)?;
         let state = seat.state.load(Ordering::Acquire);
@@ -97,7 +98,7 @@ impl Seats {
         Some(match state {
             CONFIRMED => Outcome::Confirmed(note),
             REFUSED => Outcome::Refused { code: note as u8, entry },
-            ABORTED => Outcome::Aborted((note & NOTED != 0).then_some(note as u16)),
+            ABORTED => Outcome::Aborted((note & NOTED != 0).then_some(entry as u32)),
             _ => Outcome::Gone,
         })
     }
@@ -121,7 +122,7 @@ impl Seats {
         each(set).any(|index| !self.is_resolved(index))
     }
 
-    /// Notes that hardware refused a descriptor of this caller; the first one counts.
+    /// Notes that hardware refused an item of this caller; the first one counts.
     pub(super) fn refuse(&self, index: usize, code: u8, entry: u64) {
         if let Some(seat) = self.seats.get(index)
             && seat.note.load(Ordering::Relaxed) & NOTED == 0
@@ -131,7 +132,7 @@ impl Seats {
         }
     }
 
-    /// Tells everybody in `set`; those that hardware refused a descriptor of are told that.
+    /// Tells everybody in `set`; those that hardware refused an item of are told that.
     pub(super) fn resolve(&self, set: Set, outcome: Outcome) {
         for index in each(set) {
             self.resolve_one(index, outcome);
@@ -139,7 +140,7 @@ impl Seats {
     }
 
     /// As [`Seats::resolve`] with [`Outcome::Aborted`]. `retrying` counts those that are told so, each before it is.
-    pub(super) fn abort(&self, set: Set, source: Option<u16>, retrying: &AtomicU32) {
+    pub(super) fn abort(&self, set: Set, source: Option<u32>, retrying: &AtomicU32) {
         for index in each(set) {
             retrying.fetch_add(1, Ordering::Relaxed);
             if !self.resolve_one(index, Outcome::Aborted(source)) {
@@ -159,7 +160,10 @@ impl Seats {
                 seat.entry.store(entry, Ordering::Relaxed);
                 (REFUSED, u32::from(code))
             }
-            Outcome::Aborted(source) => (ABORTED, source.map_or(0, |source| u32::from(source) | NOTED)),
+            Outcome::Aborted(source) => {
+                seat.entry.store(source.unwrap_or(0).into(), Ordering::Relaxed);
+                (ABORTED, if source.is_some() { NOTED } else { 0 })
+            }
             Outcome::Gone => (GONE, 0),
         };
         seat.note.store(note, Ordering::Relaxed);

@@ -2,14 +2,10 @@
 //!
 //! All of this is under one lock, which nobody holds while hardware is waited for.
 
-use super::ring::{self, Marker, Ring, SLOTS};
 use super::seats::{SEATS, Seats, Set};
-use crate::spec::invalidation::Invalidation;
+use super::{Marker, Ring, slots, write_all};
 use iommu_hal::Hal;
 use iommu_hal::wait::Deadline;
-
-/// Most slots that invalidations of one round take: one is the wait's, and one stays free.
-pub(super) const MOST: u64 = SLOTS - 2;
 
 /// A round that hardware was told of, or is about to be.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +20,7 @@ pub(super) struct Flight {
     pub(super) marker: Marker,
 }
 
-/// Places that a caller's invalidations take.
+/// Places that a caller's items take.
 #[derive(Clone, Copy, Default)]
 struct Span {
     first: u64,
@@ -78,7 +74,7 @@ impl State {
     }
 
     /// As if so many waits had been before.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "probe"))]
     pub(super) fn start_at(&mut self, marker: Marker) {
         self.marker = marker;
     }
@@ -110,23 +106,17 @@ impl State {
         self.flight.is_none() && self.open == 0
     }
 
-    /// Writes `part`, of at most [`MOST`] slots, into the round that is open; the caller's seat. `None` where there is no
-    /// room.
-    pub(super) fn join<H: Hal>(
-        &mut self,
-        ring: &Ring<H>,
-        seats: &Seats,
-        part: &[Invalidation],
-        ticket: Ticket,
-    ) -> Option<usize> {
-        let len = ring::slots(part);
-        // The wait comes on top, and one slot stays free.
-        if self.tail - self.head + len > MOST {
+    /// Writes `part`, of at most [`Ring::most`] slots, into the round that is open; the caller's seat. `None` where there is
+    /// no room.
+    pub(super) fn join<M: Ring>(&mut self, ring: &M, seats: &Seats, part: &[M::Item], ticket: Ticket) -> Option<usize> {
+        let len = slots::<M>(part);
+        // The wait comes on top, and where the ring needs it one slot stays free.
+        if self.tail - self.head + len > ring.most() {
             return None;
         }
         let seat = seats.take()?;
         let span = self.spans.get_mut(seat)?;
-        ring.write_all(self.tail, part)?;
+        write_all(ring, self.tail, part)?;
         *span = Span { first: self.tail, len };
         self.tail += len;
         self.open |= 1 << seat;
@@ -138,12 +128,13 @@ impl State {
 
     /// Ends the open round with a wait, where somebody is in it and no other is in flight. Whoever does this leads, and
     /// tells hardware.
-    pub(super) fn close<H: Hal>(&mut self, ring: &Ring<H>) -> Option<Flight> {
+    pub(super) fn close<M: Ring>(&mut self, ring: &M) -> Option<Flight> {
         if self.flight.is_some() || self.open == 0 {
             return None;
         }
-        let marker = self.marker.wrapping_add(1);
+        let marker = ring.marker(self.marker, self.tail);
         ring.write_wait(self.tail, marker, false)?;
+        ring.written(self.tail, 1);
         let flight = Flight { seats: self.open, first: self.rung, wait: self.tail, marker };
         self.marker = marker;
         self.tail += 1;
@@ -173,17 +164,22 @@ impl State {
         flight | core::mem::take(&mut self.open)
     }
 
-    /// Hardware reads on from `slot`: what lies before it is free.
-    pub(super) fn reclaim(&mut self, slot: u64) {
-        let read = slot.wrapping_sub(self.head) % SLOTS;
+    /// Hardware reads on from `position`, a place modulo `period`: what lies before it is free.
+    pub(super) fn reclaim(&mut self, position: u64, period: u64) {
+        let read = position.wrapping_sub(self.head) % period;
         if self.head + read <= self.rung {
             self.head += read;
         }
     }
 
-    /// The place in the round in flight that stands in `slot`.
-    pub(super) fn place(&self, flight: &Flight, slot: u64) -> Option<u64> {
-        let place = flight.first + slot.wrapping_sub(flight.first) % SLOTS;
+    /// Up to here hardware was told.
+    pub(super) fn rung(&self) -> u64 {
+        self.rung
+    }
+
+    /// The place in the round in flight that `position`, modulo `period`, stands for.
+    pub(super) fn place(&self, flight: &Flight, position: u64, period: u64) -> Option<u64> {
+        let place = flight.first + position.wrapping_sub(flight.first) % period;
         (place <= flight.wait).then_some(place)
     }
 
