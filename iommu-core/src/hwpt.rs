@@ -28,6 +28,8 @@ pub struct HwptConfig {
     pub dirty_tracking: bool,
     /// All DMA through it is coherent, whatever the device asks for. Decided here once and for all.
     pub enforce_coherency: bool,
+    /// Accesses through it that fault wait until they are answered, where the unit can have them wait.
+    pub stall: bool,
     /// PASIDs, and functions that have some attached, may lead to it.
     pub pasid: bool,
     /// Where page requests and faults of the streams that lead to it go.
@@ -37,7 +39,15 @@ pub struct HwptConfig {
 impl HwptConfig {
     /// A domain of `stage` without anything special.
     pub const fn new(stage: Stage) -> Self {
-        Self { stage, nest_parent: false, dirty_tracking: false, enforce_coherency: false, pasid: false, faults: None }
+        Self {
+            stage,
+            nest_parent: false,
+            dirty_tracking: false,
+            enforce_coherency: false,
+            stall: false,
+            pasid: false,
+            faults: None,
+        }
     }
 
     fn domain(&self) -> DomainConfig {
@@ -46,6 +56,7 @@ impl HwptConfig {
             nest_parent: self.nest_parent,
             dirty_tracking: self.dirty_tracking,
             enforce_coherency: self.enforce_coherency,
+            stall: self.stall,
         }
     }
 }

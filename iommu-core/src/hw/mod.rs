@@ -153,12 +153,15 @@ pub struct DomainConfig {
     pub dirty_tracking: bool,
     /// All DMA through it is coherent, whatever the device asks for.
     pub enforce_coherency: bool,
+    /// Accesses through it that fault wait until they are answered, where the unit can have them wait. Elsewhere, and where
+    /// this is not set, they are refused at once. The devices must bear that their accesses take as long as the answer.
+    pub stall: bool,
 }
 
 impl DomainConfig {
     /// A domain of `stage` without anything special.
     pub const fn new(stage: Stage) -> Self {
-        Self { stage, nest_parent: false, dirty_tracking: false, enforce_coherency: false }
+        Self { stage, nest_parent: false, dirty_tracking: false, enforce_coherency: false, stall: false }
     }
 }
 

@@ -109,9 +109,12 @@ fn first_stage<H: Hal + Clone, R: Registers>(
     let descriptor = ContextDescriptor {
         asid,
         root: table.root(),
+        granule: 0,
         input_bits: shape.input_bits,
         output_size: caps.output_size(),
         walk: caps.walk_attributes(),
+        track_dirty: false,
+        stall: false,
     };
     let frame = context.frame(0).ok_or(HwError::Hardware("a frame without memory"))?;
     write_entry(&frame, 0, &descriptor.words());
@@ -135,10 +138,13 @@ fn second_stage<H: Hal + Clone, R: Registers>(
     let entry = StreamEntry::Stage2(Stage2Entry {
         vmid,
         root: table.root(),
-        levels: shape.levels,
+        granule: 0,
+        start_level: shape.levels - 2,
         input_bits: shape.input_bits,
         output_size: caps.output_size(),
         walk: caps.walk_attributes(),
+        track_dirty: false,
+        stall: false,
     });
     let destination = Destination { state: state(Tag::Vmid(vmid))?, entry, page_table: Some(table.root()) };
     Ok((StageTables::Second(SharedTable::new(table)), destination))

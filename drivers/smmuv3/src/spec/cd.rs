@@ -17,7 +17,7 @@ pub struct CdWord0 {
     /// T0SZ: 64 minus the width of input addresses.
     #[bits(6)]
     pub t0sz: u8,
-    /// TG0: 0 is the 4 KiB granule.
+    /// TG0: the granule: 0 is 4 KiB, 1 is 64 KiB, 2 is 16 KiB.
     #[bits(2)]
     pub granule: u8,
     /// IR0: inner cacheability of walks: 0 none, 1 write-back.
@@ -87,12 +87,18 @@ pub struct ContextDescriptor {
     pub asid: u16,
     /// Root of the tables.
     pub root: PhysAddr,
+    /// TG0.
+    pub granule: u8,
     /// Width of input addresses in bits.
     pub input_bits: u8,
     /// IPS.
     pub output_size: u8,
     /// How the tables are walked.
     pub walk: WalkAttributes,
+    /// HA and HD: hardware notes in the tables what is written through them.
+    pub track_dirty: bool,
+    /// S.
+    pub stall: bool,
 }
 
 impl ContextDescriptor {
@@ -100,6 +106,7 @@ impl ContextDescriptor {
     pub fn words(&self) -> [u64; CD_WORDS] {
         let word0 = CdWord0::new()
             .with_t0sz(64 - self.input_bits)
+            .with_granule(self.granule)
             .with_walk_inner(self.walk.cacheability)
             .with_walk_outer(self.walk.cacheability)
             .with_walk_shareability(self.walk.shareability)
@@ -107,6 +114,9 @@ impl ContextDescriptor {
             .with_valid(true)
             .with_output_size(self.output_size)
             .with_aarch64(true)
+            .with_dirty(self.track_dirty)
+            .with_access_flag(self.track_dirty)
+            .with_stall(self.stall)
             .with_record(true)
             .with_abort(true)
             .with_private_asid(true)
@@ -125,9 +135,12 @@ mod tests {
         let context = ContextDescriptor {
             asid: 0x8765,
             root: PhysAddr::new(0x0abc_dead_b000),
+            granule: 0,
             input_bits: 48,
             output_size: 4,
             walk: WalkAttributes::COHERENT,
+            track_dirty: false,
+            stall: false,
         };
         // T0SZ, IR0, OR0, SH0, EPD1, V, IPS, AA64, R, A, ASET, ASID; TG0, S, HA, HD and TBI are 0.
         let low: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31;
@@ -135,5 +148,11 @@ mod tests {
         assert_eq!(context.words(), [word0, 0x0abc_dead_b000, 0, 0xff, 0, 0, 0, 0]);
         let other = ContextDescriptor { walk: WalkAttributes::NON_COHERENT, ..context };
         assert_eq!(other.words()[0], word0 & !(1 << 8 | 1 << 10 | 3 << 12) | 2 << 12);
+        // What may be asked for beside, each alone: TG0, S, HD with HA.
+        let of = |context: ContextDescriptor| context.words()[0];
+        assert_eq!(of(ContextDescriptor { granule: 1, ..context }) ^ word0, 1 << 6);
+        assert_eq!(of(ContextDescriptor { granule: 2, ..context }) ^ word0, 2 << 6);
+        assert_eq!(of(ContextDescriptor { stall: true, ..context }) ^ word0, 1 << 44);
+        assert_eq!(of(ContextDescriptor { track_dirty: true, ..context }) ^ word0, 1 << 42 | 1 << 43);
     }
 }

@@ -113,7 +113,7 @@ pub struct SteWord2 {
     /// S2T0SZ: 64 minus the width of input addresses.
     #[bits(6)]
     pub t0sz: u8,
-    /// S2SL0: with the 4 KiB granule 1 starts with 3 levels, 2 with 4.
+    /// S2SL0: the levels of the tables less 2 with the 4 KiB granule, less 1 with the others.
     #[bits(2)]
     pub start_level: u8,
     /// S2IR0: inner cacheability of walks: 0 none, 1 write-back.
@@ -125,7 +125,7 @@ pub struct SteWord2 {
     /// S2SH0: shareability of walks: 2 outer, 3 inner.
     #[bits(2)]
     pub walk_shareability: u8,
-    /// S2TG: 0 is the 4 KiB granule.
+    /// S2TG: the granule: 0 is 4 KiB, 1 is 64 KiB, 2 is 16 KiB.
     #[bits(2)]
     pub granule: u8,
     /// S2PS: width of output addresses, as IDR5.OAS has it.
@@ -203,14 +203,20 @@ pub struct Stage2Entry {
     pub vmid: u16,
     /// Root of the tables.
     pub root: PhysAddr,
-    /// Levels of the tables: 3 or 4.
-    pub levels: u8,
+    /// S2TG.
+    pub granule: u8,
+    /// S2SL0.
+    pub start_level: u8,
     /// Width of input addresses in bits.
     pub input_bits: u8,
     /// S2PS.
     pub output_size: u8,
     /// How the tables are walked.
     pub walk: WalkAttributes,
+    /// S2HA and S2HD: hardware notes in the tables what is written through them.
+    pub track_dirty: bool,
+    /// S2S.
+    pub stall: bool,
 }
 
 /// What a stream table entry of this driver holds.
@@ -264,12 +270,16 @@ impl StreamEntry {
                 let word2 = SteWord2::new()
                     .with_vmid(stage.vmid)
                     .with_t0sz(64 - stage.input_bits)
-                    .with_start_level(stage.levels - 2)
+                    .with_start_level(stage.start_level)
                     .with_walk_inner(stage.walk.cacheability)
                     .with_walk_outer(stage.walk.cacheability)
                     .with_walk_shareability(stage.walk.shareability)
+                    .with_granule(stage.granule)
                     .with_output_size(stage.output_size)
                     .with_aarch64(true)
+                    .with_dirty(stage.track_dirty)
+                    .with_access_flag(stage.track_dirty)
+                    .with_stall(stage.stall)
                     .with_record(true);
                 let word3 = SteWord3::new().with_root(stage.root.get() >> 4);
                 [word0(StreamConfig::Stage2).into(), word1.into(), word2.into(), word3.into(), 0, 0, 0, 0]
@@ -309,10 +319,13 @@ mod tests {
         let stage = Stage2Entry {
             vmid: 0x1234,
             root: TABLE,
-            levels: 4,
+            granule: 0,
+            start_level: 2,
             input_bits: 44,
             output_size: 4,
             walk: WalkAttributes::COHERENT,
+            track_dirty: false,
+            stall: false,
         };
         let word2: u64 = 0x1234 | 20 << 32 | 2 << 38 | 1 << 40 | 1 << 42 | 3 << 44 | 4 << 48 | 1 << 51 | 1 << 58;
         let expected = [1 | 6 << 1, 0, word2, 0x0abc_dead_b000, 0, 0, 0, 0];
@@ -320,9 +333,15 @@ mod tests {
         assert_eq!(StreamEntry::Stage2(stage).words(true)[1], 1 << 44);
         assert_eq!(StreamEntry::Stage2(stage).context(), None);
         let other =
-            Stage2Entry { levels: 3, input_bits: 39, output_size: 2, walk: WalkAttributes::NON_COHERENT, ..stage };
+            Stage2Entry { start_level: 1, input_bits: 39, output_size: 2, walk: WalkAttributes::NON_COHERENT, ..stage };
         let word2: u64 = 0x1234 | 25 << 32 | 1 << 38 | 2 << 44 | 2 << 48 | 1 << 51 | 1 << 58;
         assert_eq!(StreamEntry::Stage2(other).words(false)[2], word2);
+        // What may be asked for beside, each alone: S2TG, S2S, S2HD with S2HA.
+        let of = |stage| StreamEntry::Stage2(stage).words(false)[2];
+        assert_eq!(of(Stage2Entry { granule: 1, ..stage }) ^ of(stage), 1 << 46);
+        assert_eq!(of(Stage2Entry { granule: 2, ..stage }) ^ of(stage), 2 << 46);
+        assert_eq!(of(Stage2Entry { stall: true, ..stage }) ^ of(stage), 1 << 57);
+        assert_eq!(of(Stage2Entry { track_dirty: true, ..stage }) ^ of(stage), 1 << 55 | 1 << 56);
     }
 
     #[test]
