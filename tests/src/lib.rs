@@ -4,7 +4,8 @@
 //! * [`mod@bench`]: a unit that the driver has brought up on a model, and what must hold at the end of every test.
 //! * [`case`]: the kinds of unit that a test runs on.
 //! * [`spy`]: registers that remember what was written, and call a test before and after each write.
-//! * [`vtd_world`]: a unit, its driver, domains and streams under random operations, beside what ought to be.
+//! * [`world`]: a unit of either architecture, its driver, domains and streams under random operations, beside what ought
+//!   to be.
 //! * [`timeline`]: memory after every store, invalidations in between, and what caches could reach.
 //! * [`figures`]: how much was tried, printed in any case.
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
@@ -35,4 +36,4 @@ pub mod spaces;
 pub mod spy;
 pub mod tables;
 pub mod timeline;
-pub mod vtd_world;
+pub mod world;

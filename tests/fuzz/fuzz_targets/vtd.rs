@@ -6,14 +6,14 @@
 //! reads is never freed while translation is on, which a detector of leaks takes for one.
 #![no_main]
 
-use iommu_tests::vtd_world::{Numbers, World};
+use iommu_tests::world::{Numbers, VtdMachine, World};
 use libfuzzer_sys::fuzz_target;
 
 /// Most operations of one input: more make it slow, and few are enough for most of what can happen.
 const MOST: usize = 300;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut world = World::new(Numbers::Bytes(bytes));
+    let mut world = World::<VtdMachine>::new(Numbers::Bytes(bytes));
     for _ in 0..MOST {
         if world.is_spent() {
             break;

@@ -2,7 +2,7 @@
 
 use iommu_tests::figures;
 use iommu_tests::random::Random;
-use iommu_tests::vtd_world::{Numbers, World};
+use iommu_tests::world::{Numbers, VtdMachine, World};
 use std::time::Instant;
 
 /// Worlds of one run, and steps in each. `VTD_SEED` and `VTD_STEPS` set other seeds and more steps.
@@ -21,7 +21,8 @@ fn nothing_forbidden_goes_through_and_nothing_permitted_is_refused() {
     let run = |first: u64| {
         let (mut done, mut accesses) = (0, 0);
         for world_seed in (first..WORLDS).step_by(threads) {
-            let mut world = World::new(Numbers::Random(Random::new(seed.wrapping_mul(1000) + world_seed)));
+            let mut world =
+                World::<VtdMachine>::new(Numbers::Random(Random::new(seed.wrapping_mul(1000) + world_seed)));
             for _ in 0..steps {
                 world.step();
             }

@@ -1,75 +1,42 @@
 //! Operations, the failures in the middle of them, and what they make of what ought to be.
 
+use super::machine::{Kind, Machine, Sizes, Trouble};
 use super::space::{Segment, Space, State};
-use super::{Lead, REQUESTERS, World};
-use crate::bench::{Bench, extent, range};
+use super::{Lead, World};
+use crate::bench::{extent, range};
 use iommu_core::addr::{Iova, PhysExtent};
-use iommu_core::hw::{
-    DeviceTlb, DomainConfig, Gather, HwError, Nested, NestedConfig, Prot, RequesterId, Stage, StreamId, Target,
-    Unit as _,
-};
-use iommu_hal::mem::Frames;
-use iommu_hal::{FrameRequest, WalkerMemory};
-use iommu_models::vtd::Queue;
-use iommu_vtd::guest::FIRST_STAGE;
-
-const PAGE: u64 = 0x1000;
-const LARGE: u64 = 1 << 21;
-const HUGE: u64 = 1 << 30;
+use iommu_core::hw::{DeviceTlb, DomainConfig, Gather, HwError, Prot, Stage, Stream, Target};
 
 /// Most domains at the same time.
 const SPACES: usize = 5;
 
 /// Addresses to try: inside, at the edges of and around all that is ever mapped, and those that guests lead there.
-pub(super) fn places(guests: bool) -> Vec<u64> {
-    let mut places: Vec<u64> = (0..9).map(|page| page * PAGE).collect();
-    places.extend([8 * PAGE - 1, LARGE - 1, LARGE, LARGE + 5 * PAGE, 2 * LARGE, 3 * LARGE - 1, 3 * LARGE]);
-    places.extend([HUGE - 1, HUGE, HUGE + LARGE, 2 * HUGE - 1, 2 * HUGE, 0xfee0_0000]);
+pub(super) fn places(sizes: Sizes, guests: bool) -> Vec<u64> {
+    let Sizes { page, large, huge } = sizes;
+    let mut places: Vec<u64> = (0..9).map(|n| n * page).collect();
+    places.extend([8 * page - 1, large - 1, large, large + 5 * page, 2 * large, 3 * large - 1, 3 * large]);
+    places.extend([huge - 1, huge, huge + large, 2 * huge - 1, 2 * huge, 0xfee0_0000]);
     if guests {
-        let theirs: Vec<u64> = places.iter().map(|at| through_guest(*at)).filter(|at| !places.contains(at)).collect();
+        let theirs = places.iter().map(|at| through_guest(sizes, *at));
+        let theirs: Vec<u64> = theirs.filter(|at| !places.contains(at)).collect();
         places.extend(theirs);
     }
     places
 }
 
-/// Where a guest's first stage leads an address: each GiB to its neighbour, so that what the host changes has other addresses
-/// than those that a device of the guest knows.
-pub(super) const fn through_guest(at: u64) -> u64 {
-    at ^ HUGE
+/// Where a guest's first stage leads an address: each block of the huge size to its neighbour, so that what the host changes
+/// has other addresses than those that a device of the guest knows.
+pub(super) const fn through_guest(sizes: Sizes, at: u64) -> u64 {
+    at ^ sizes.huge
 }
 
-/// What goes wrong in the middle of an operation.
-#[derive(Clone, Copy, Debug)]
-enum Trouble {
-    None,
-    Stopped,
-    Mute,
-    Descriptor(usize),
-    Memory(usize),
-    Completion(usize),
-    DeviceTlb(usize),
-}
-
-impl Trouble {
-    fn begin(self, bench: &Bench) {
-        match self {
-            Self::None => {}
-            Self::Stopped => bench.model.set_queue(Queue::Stopped),
-            Self::Mute => bench.model.set_queue(Queue::Mute),
-            Self::Descriptor(n) => bench.model.fail_descriptor_after(n),
-            Self::Memory(n) => bench.memory.fail_after(n),
-            Self::Completion(n) => bench.model.drop_completion_after(n),
-            Self::DeviceTlb(n) => bench.model.time_out_after(n),
-        }
-    }
-
-    fn end(bench: &Bench) {
-        bench.model.set_queue(Queue::Running);
-        bench.model.fail_descriptor_after(usize::MAX);
-        bench.memory.fail_never();
-        bench.model.drop_completion_after(usize::MAX);
-        bench.model.time_out_after(usize::MAX);
-    }
+/// Whether the architecture excludes what is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Refused {
+    Never,
+    /// As far as is known where other streams lead.
+    Perhaps,
+    Always,
 }
 
 /// Whether hardware did not confirm, so that nobody knows.
@@ -77,7 +44,7 @@ fn unconfirmed(error: HwError) -> bool {
     matches!(error, HwError::TimedOut(_) | HwError::Queue { .. })
 }
 
-impl World<'_> {
+impl<M: Machine> World<'_, M> {
     fn trouble(&mut self) -> Trouble {
         match self.numbers.below(24) {
             0 => Trouble::Stopped,
@@ -112,7 +79,7 @@ impl World<'_> {
         if self.numbers.once_in(4) {
             self.watch();
         }
-        trouble.begin(&self.bench);
+        self.machine.begin(trouble);
         let what = match kind {
             0 => self.new_space(),
             1 => self.drop_space(),
@@ -125,8 +92,8 @@ impl World<'_> {
             12 => self.switch_device_tlb(),
             _ => self.attach(),
         };
-        Trouble::end(&self.bench);
-        Self::quiet(&self.bench);
+        self.machine.end_of_trouble();
+        self.quiet();
         let what = format!("step {}: {what} with {trouble:?}", self.steps);
         self.check_during(&before, &what);
         what
@@ -143,56 +110,36 @@ impl World<'_> {
         if there >= SPACES {
             return "enough domains".into();
         }
-        let stages = self.bench.unit.capabilities();
+        let stages = self.machine.unit().capabilities();
         let stage = match (stages.first_stage, stages.second_stage) {
             (true, true) => *self.numbers.choose(&[Stage::First, Stage::Second]),
             (true, false) => Stage::First,
             _ => Stage::Second,
         };
         let nest_parent = stages.nesting && stage == Stage::Second && self.numbers.once_in(2);
-        match self.bench.unit.create_domain(&DomainConfig { nest_parent, ..DomainConfig::new(stage) }) {
+        let dirty_tracking = stages.dirty_tracking && self.numbers.once_in(3);
+        let config = DomainConfig { nest_parent, dirty_tracking, ..DomainConfig::new(stage) };
+        match self.machine.unit().create_domain(&config) {
             Ok(domain) => {
-                let mut space = Space::new(domain);
+                let mut space = Space::new(domain, stage);
                 if nest_parent {
-                    space.guest = self.guest(&space);
+                    space.guest = self.machine.guest(&**space.domain.as_ref().expect("it was just made"));
                 }
                 self.spaces.push(space);
             }
             Err(HwError::OutOfMemory | HwError::OutOfDomainIds) => {}
+            // Some track in one stage only.
+            Err(HwError::Missing(_)) if dirty_tracking => {}
             Err(other) => panic!("{}: a domain: {other}", self.name()),
         }
         format!("a domain of {stage:?}")
-    }
-
-    /// A first stage on top of a space that leads addresses [elsewhere](through_guest); `None` where something is in the way
-    /// of it.
-    fn guest(&self, space: &Space) -> Option<Box<dyn Nested>> {
-        let parent = &**space.domain.as_ref()?;
-        // Its tables are memory of the parent, at their own addresses: those of the unit's memory, which nobody tries.
-        let request = FrameRequest::single(46, WalkerMemory::Coherent);
-        let [root, gibibytes] = [(); 2].map(|()| Frames::alloc(self.bench.memory.clone(), request));
-        let (root, gibibytes) = (root?, gibibytes?);
-        for frames in [&root, &gibibytes] {
-            let at = frames.phys().get();
-            parent.map(Iova::new(at), &[extent(at, PAGE)], Prot::READ_WRITE).ok()?;
-        }
-        // Present, writable, user, accessed; the leaves dirty, and of 1 GiB.
-        root.frame(0)?.publish(0, gibibytes.phys().get() | 0x27);
-        (0..4).for_each(|leaf| {
-            gibibytes.frame(0).expect("a frame").publish(leaf, through_guest((leaf as u64) << 30) | 0xe7)
-        });
-        let at = root.phys().get();
-        // The guest keeps them for ever.
-        std::mem::forget((root, gibibytes));
-        let words = [0, at, 48];
-        self.bench.unit.create_nested(parent, &NestedConfig { kind: FIRST_STAGE, words: &words }).ok()
     }
 
     /// Has every stream leave the guests' first stages, as their drop asks for.
     pub(super) fn part_from_guests(&mut self) {
         for who in 0..self.travellers.len() {
             if self.travellers[who].leads.iter().any(|lead| matches!(lead, Lead::Guest(_))) {
-                self.bench.unit.detach(self.travellers[who].stream).expect("the queue runs");
+                self.machine.unit().detach(self.travellers[who].stream).expect("the queue runs");
                 self.went(who, Lead::Blocked, Ok(()));
             }
         }
@@ -231,21 +178,22 @@ impl World<'_> {
 
     /// Some addresses and the memory that they are to lead to.
     fn choose_range(&mut self) -> (u64, Vec<PhysExtent>) {
+        let Sizes { page, large, huge } = self.machine.sizes();
         let (start, len) = match self.numbers.below(8) {
-            0 => (LARGE, LARGE),
-            1 => (2 * LARGE, LARGE),
-            2 => (LARGE, 2 * LARGE),
-            3 => (HUGE, HUGE),
+            0 => (large, large),
+            1 => (2 * large, large),
+            2 => (large, 2 * large),
+            3 => (huge, huge),
             _ => {
                 let first = self.numbers.below(8);
-                (first * PAGE, (1 + self.numbers.below(8 - first)) * PAGE)
+                (first * page, (1 + self.numbers.below(8 - first)) * page)
             }
         };
-        // Nobody else's; below 2^43.
-        let base = (1 + self.numbers.below(60)) << 37 | start;
-        let scattered = len <= 8 * PAGE && self.numbers.once_in(2);
+        // Nobody else's, and the offset of the address in it.
+        let base = (1 + self.numbers.below(60)) << self.machine.memory_shift() | start;
+        let scattered = len <= 8 * page && self.numbers.once_in(2);
         let extents = if scattered {
-            (0..len / PAGE).map(|page| extent(base + (page * 5 % 8) * 2 * PAGE, PAGE)).collect()
+            (0..len / page).map(|n| extent(base + (n * 5 % 8) * 2 * page, page)).collect()
         } else {
             vec![extent(base, len)]
         };
@@ -264,7 +212,7 @@ impl World<'_> {
         }
         let found = space.domain.as_ref().expect("it is there").map(Iova::new(start), &extents, prot);
         let taken = space.is_taken(start, len);
-        let name = &self.bench.case.name;
+        let name = self.machine.name();
         match found {
             Ok(()) => assert!(!taken, "{name}: a map over what is mapped"),
             Err(error) if unconfirmed(error) => {}
@@ -332,67 +280,88 @@ impl World<'_> {
         if let Some(guest) = &self.spaces[at].guest
             && !self.numbers.once_in(4)
         {
-            let found = self.bench.unit.attach(stream, Target::Nested(&**guest));
+            let found = self.machine.unit().attach(stream, Target::Nested(&**guest));
             self.went(who, Lead::Guest(at), found.map(drop));
             return format!("attach of {stream} to the guest of domain {at}: {found:?}");
         }
         let domain = self.spaces[at].domain.as_ref().expect("it is there");
-        let found = self.bench.unit.attach(stream, Target::Paging(&**domain));
+        let found = self.machine.unit().attach(stream, Target::Paging(&**domain));
         self.went(who, Lead::Space(at), found.map(drop));
         format!("attach of {stream} to domain {at}: {found:?}")
     }
 
     fn attach_identity(&mut self) -> String {
         let who = self.numbers.below(self.travellers.len() as u64) as usize;
-        let found = self.bench.unit.attach(self.travellers[who].stream, Target::Identity);
+        let found = self.machine.unit().attach(self.travellers[who].stream, Target::Identity);
         self.went(who, Lead::Identity, found.map(drop));
         format!("identity of {}: {found:?}", self.travellers[who].stream)
     }
 
     fn detach(&mut self) -> String {
         let who = self.numbers.below(self.travellers.len() as u64) as usize;
-        let found = self.bench.unit.detach(self.travellers[who].stream);
+        let found = self.machine.unit().detach(self.travellers[who].stream);
         self.went(who, Lead::Blocked, found.map(drop));
         format!("detach of {}: {found:?}", self.travellers[who].stream)
     }
 
     /// ATS of a function goes on or off, in the order that the seam asks for.
     fn switch_device_tlb(&mut self) -> String {
-        let at = self.numbers.below(REQUESTERS.len() as u64) as usize;
-        let stream = StreamId::from(RequesterId::new(REQUESTERS[at]));
-        let endpoint = self.bench.model.endpoint(REQUESTERS[at]);
-        let on = !self.device_tlbs[at];
-        let tlb = DeviceTlb { queue_depth: 4, physical: stream, global_invalidate: false };
-        if !on {
-            // In the function first.
-            self.device_tlbs[at] = false;
-        }
-        let found = self.bench.unit.set_device_tlb(stream, on.then_some(tlb));
+        let id = *self.numbers.choose(&self.machine.streams());
+        let function = Stream::function(id);
+        let on = !self.device_tlbs.contains(&function);
+        let tlb = DeviceTlb { queue_depth: 4, physical: id, global_invalidate: false };
+        // In the function first where it goes off.
+        self.device_tlbs.retain(|held| *held != function);
+        let found = self.machine.unit().set_device_tlb(id, on.then_some(tlb));
         match found {
-            // ATS goes on in a function that holds nothing, whatever it was told while it went off.
-            Ok(()) => {
-                endpoint.forget();
-                self.device_tlbs[at] = on;
+            Ok(()) if on => {
+                // ATS goes on in a function that holds nothing, whatever it was told while it went off.
+                self.machine.forget_device_tlb(id);
+                self.device_tlbs.push(function);
             }
+            Ok(()) => self.machine.forget_device_tlb(id),
             Err(HwError::Missing(_) | HwError::Unsupported(_) | HwError::OutOfMemory) => {}
             // It may count as there; the function does not use it.
             Err(error) => assert!(unconfirmed(error), "{error}"),
         }
-        format!("device TLB of {stream:?}, on {on}: {found:?}")
+        format!("device TLB of {id:?}, on {on}: {found:?}")
     }
 
     /// `who` was to go to `lead`.
     fn went(&mut self, who: usize, lead: Lead, found: Result<(), HwError>) {
+        let refusal = self.refusal(who, lead);
         let leads = &mut self.travellers[who].leads;
         match found {
-            Ok(()) => *leads = vec![lead],
+            Ok(()) => {
+                assert!(refusal != Refused::Always, "{}: {lead:?} was let through", self.machine.name());
+                *leads = vec![lead];
+            }
             Err(error) if unconfirmed(error) => leads.extend([lead, Lead::Blocked]),
             Err(HwError::OutOfMemory) => leads.push(Lead::Blocked),
             // Nothing has changed.
             Err(HwError::Missing(_)) => {}
-            Err(other) => panic!("{}: {}: {other}", self.bench.case.name, self.travellers[who].stream),
+            Err(HwError::InUse | HwError::Unsupported(_)) if refusal != Refused::Never => {}
+            Err(other) => panic!("{}: {} to {lead:?}: {other}", self.machine.name(), self.travellers[who].stream),
         }
         self.travellers[who].leads.dedup();
+    }
+
+    /// Whether the architecture lets `who` go to `lead` beside the other streams of its function.
+    fn refusal(&self, who: usize, lead: Lead) -> Refused {
+        let stream = self.travellers[who].stream;
+        let others = self.travellers.iter().filter(|other| other.stream.id == stream.id && other.stream != stream);
+        let mut refused = Refused::Never;
+        for other in others {
+            let by = |held: &Lead| self.machine.excludes(stream, self.kind(lead), other.stream, self.kind(*held));
+            let found = match (other.leads.iter().any(by), other.leads.iter().all(by)) {
+                (_, true) => Refused::Always,
+                (true, false) => Refused::Perhaps,
+                (false, false) => Refused::Never,
+            };
+            refused = refused.max(found);
+        }
+        let alone = self.machine.excludes(stream, self.kind(lead), stream, Kind::Blocked);
+        if alone { Refused::Always } else { refused }
     }
 
     /// Everything flushed, nothing in doubt any more.
@@ -405,7 +374,7 @@ impl World<'_> {
         }
         for who in 0..self.travellers.len() {
             if self.travellers[who].leads.len() > 1 {
-                let found = self.bench.unit.detach(self.travellers[who].stream);
+                let found = self.machine.unit().detach(self.travellers[who].stream);
                 self.went(who, Lead::Blocked, found.map(drop));
             }
         }

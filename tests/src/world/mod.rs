@@ -4,23 +4,30 @@
 //! The model keeps in its caches what it may keep for as long as it may. Accesses in the middle of an operation may see
 //! what was before it, what is after it, or a refusal, and nothing else.
 
+//!
+//! * [`machine`]: what a world must know of an architecture; one file for each, and one for the units to choose from.
+//! * `operations`: what is done, and what goes wrong meanwhile.
+//! * `space`: what a domain ought to hold.
+//! * `compare`: accesses, and what they may meet.
+//! * `numbers`: where decisions come from.
+
 mod compare;
+pub mod machine;
 mod numbers;
 mod operations;
-mod setup;
 mod space;
+mod vtd;
+mod vtd_units;
 
 pub use numbers::Numbers;
+pub use vtd::VtdMachine;
 
-use crate::bench::Bench;
 use compare::Probe;
 use iommu_core::addr::IovaRange;
-use iommu_core::hw::{Pasid, RequesterId, Stream, Unit as _};
+use iommu_core::hw::{Pasid, Stage, Stream};
+use machine::{Kind, Machine};
 use space::Space;
 use std::sync::{Arc, Mutex};
-
-/// Requesters: on one bus, on both halves of it, and on another.
-const REQUESTERS: [u16; 3] = [0x0010, 0x0090, 0x0510];
 
 /// PASIDs beside requests without one: of one table, of another, of another directory page, of the far end.
 const PASIDS: [u32; 5] = [1, 0x3f, 0x40, 0x8001, 0xf_fffe];
@@ -42,13 +49,13 @@ struct Traveller {
 }
 
 /// A unit with all that is around it.
-pub struct World<'n> {
-    bench: Bench,
+pub struct World<'n, M: Machine> {
+    machine: M,
     numbers: Numbers<'n>,
     spaces: Vec<Space>,
     travellers: Vec<Traveller>,
-    /// By requester: whether its function has a device TLB.
-    device_tlbs: [bool; REQUESTERS.len()],
+    /// Streams without PASID whose function has a device TLB.
+    device_tlbs: Vec<Stream>,
     /// Addresses to try.
     places: Vec<u64>,
     /// What devices saw in the middle of an operation.
@@ -59,30 +66,29 @@ pub struct World<'n> {
     accesses: u64,
 }
 
-impl<'n> World<'n> {
+impl<'n, M: Machine> World<'n, M> {
     /// A unit chosen by `numbers`, brought up.
     pub fn new(mut numbers: Numbers<'n>) -> Self {
-        let case = setup::choose(&mut numbers);
-        let bench = Bench::up(&case);
-        setup::disturb(&bench.model, &mut numbers);
-        let bits = u32::from(bench.unit.hardware().pasid_bits());
-        let guests = bench.unit.capabilities().nesting;
+        let machine = M::choose(&mut numbers);
+        let bits = u32::from(machine.unit().capabilities().pasid_bits);
+        let guests = machine.unit().capabilities().nesting;
         let mut travellers = Vec::new();
-        for requester in REQUESTERS.map(RequesterId::new) {
+        for id in machine.streams() {
             let mut add = |stream| travellers.push(Traveller { stream, leads: vec![Lead::Blocked] });
-            add(Stream::function(requester));
+            add(Stream::function(id));
             let fits = |pasid: &u32| pasid.checked_shr(bits).is_none_or(|above| above == 0) && bits > 0;
             PASIDS.into_iter().filter(fits).filter_map(Pasid::new).for_each(|pasid| {
-                add(Stream::with_pasid(requester, pasid));
+                add(Stream::with_pasid(id, pasid));
             });
         }
+        let places = operations::places(machine.sizes(), guests);
         Self {
-            bench,
+            machine,
             numbers,
             spaces: Vec::new(),
             travellers,
-            device_tlbs: [false; REQUESTERS.len()],
-            places: operations::places(guests),
+            device_tlbs: Vec::new(),
+            places,
             during: Arc::default(),
             doubt: None,
             steps: 0,
@@ -92,7 +98,7 @@ impl<'n> World<'n> {
 
     /// What the unit is, in words.
     pub fn name(&self) -> &str {
-        &self.bench.case.name
+        self.machine.name()
     }
 
     /// Accesses that were compared.
@@ -106,15 +112,27 @@ impl<'n> World<'n> {
     }
 
     fn has_device_tlb(&self, stream: Stream) -> bool {
-        let at = REQUESTERS.iter().position(|requester| u32::from(*requester) == stream.id.get());
-        at.is_some_and(|at| self.device_tlbs[at])
+        self.device_tlbs.contains(&Stream::function(stream.id))
+    }
+
+    /// What kind of target this is.
+    fn kind(&self, lead: Lead) -> Kind {
+        match lead {
+            Lead::Blocked => Kind::Blocked,
+            Lead::Identity => Kind::Identity,
+            Lead::Guest(_) => Kind::Nested,
+            Lead::Space(at) => match self.spaces[at].stage {
+                Stage::First => Kind::First,
+                Stage::Second => Kind::Second,
+            },
+        }
     }
 
     /// One operation, with accesses before, in its middle, and after.
     pub fn step(&mut self) {
         self.steps += 1;
         let what = self.operate();
-        if std::env::var_os("VTD_TRACE").is_some() {
+        if std::env::var_os("WORLD_TRACE").is_some() {
             println!("{}: {what}", self.name());
         }
         self.compare(&what);
@@ -133,6 +151,6 @@ impl<'n> World<'n> {
             traveller.leads = vec![Lead::Blocked];
         }
         self.compare("every domain dropped");
-        self.bench.check();
+        self.machine.check();
     }
 }

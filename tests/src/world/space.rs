@@ -1,6 +1,6 @@
 //! What a domain ought to hold.
 
-use iommu_core::hw::{Domain, Gather, Nested, Prot};
+use iommu_core::hw::{Domain, Gather, Nested, Prot, Stage};
 
 /// Where a range stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,8 @@ impl Segment {
 pub struct Space {
     /// The domain; `None` once it was dropped.
     pub domain: Option<Box<dyn Domain>>,
+    /// What its tables are walked as.
+    pub stage: Stage,
     /// A guest's first stage on top of it.
     pub guest: Option<Box<dyn Nested>>,
     /// What it leads to.
@@ -52,8 +54,8 @@ pub struct Space {
 
 impl Space {
     /// An empty one.
-    pub fn new(domain: Box<dyn Domain>) -> Self {
-        Self { domain: Some(domain), guest: None, segments: Vec::new(), gather: Gather::new() }
+    pub fn new(domain: Box<dyn Domain>, stage: Stage) -> Self {
+        Self { domain: Some(domain), stage, guest: None, segments: Vec::new(), gather: Gather::new() }
     }
 
     /// Adds what an access to `at` may meet: where it may go, and whether it may be refused.

@@ -1,11 +1,9 @@
 //! Accesses, and what they may meet.
 
+use super::machine::Machine;
 use super::operations::through_guest;
 use super::{Lead, World};
-use crate::bench::Bench;
-use iommu_core::addr::Iova;
 use iommu_core::hw::Stream;
-use iommu_models::vtd::Model;
 
 /// One access and where it went: `None` where it was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,33 +21,22 @@ pub(super) struct Outcomes {
     pub(super) refused: bool,
 }
 
-/// A device's access: with a translation that it holds or asks for, where it has a device TLB, and as it is.
-pub(super) fn access(model: &Model, stream: Stream, at: u64, write: bool, translated: bool) -> Option<u64> {
-    let rid = stream.id.get() as u16;
-    let pasid = stream.pasid.map(|pasid| pasid.get());
-    let found = if translated {
-        model.endpoint(rid).dma(pasid, Iova::new(at), 1, write)
-    } else {
-        model.dma(rid, pasid, Iova::new(at), 1, write)
-    };
-    found.ok().map(|extents| extents[0].start.get())
-}
-
-impl World<'_> {
+impl<M: Machine> World<'_, M> {
     /// What an access of `traveller` may meet now.
     pub(super) fn outcomes(&self, traveller: usize, at: u64, write: bool) -> Outcomes {
         let mut outcomes = Outcomes::default();
         for lead in &self.travellers[traveller].leads {
             outcomes.refused |= match lead {
-                // Interrupts are no accesses to memory, whatever the target.
-                Lead::Identity if at >> 20 == 0xfee => true,
+                Lead::Identity if self.machine.is_no_memory(at) => true,
                 Lead::Identity => {
                     outcomes.hits.push(at);
                     false
                 }
                 Lead::Blocked => true,
                 Lead::Space(space) => self.spaces[*space].outcomes(at, write, &mut outcomes.hits),
-                Lead::Guest(space) => self.spaces[*space].outcomes(through_guest(at), write, &mut outcomes.hits),
+                Lead::Guest(space) => {
+                    self.spaces[*space].outcomes(through_guest(self.machine.sizes(), at), write, &mut outcomes.hits)
+                }
             };
         }
         outcomes
@@ -74,32 +61,17 @@ impl World<'_> {
         }
         let during = std::mem::take(&mut *self.during.lock().expect("no access panics"));
         assert!(during.is_empty(), "accesses in the middle were looked at by the operation");
-        assert_eq!(self.bench.model.violations(), [], "{} after {after}", self.name());
-        assert_eq!(self.bench.memory.take_stale_reads(), [], "{} after {after}", self.name());
-        self.bench.model.take_log();
-        self.bench.model.take_faults();
-        self.bench.spy.take_writes();
+        self.machine.check_and_forget(after);
     }
 
     /// Requests from before that are still on their way to memory must be such as could be made now: whoever took memory
-    /// away has seen to it that none is left (section 6.5.4).
+    /// away has seen to it that none is left.
     fn check_in_flight(&self, after: &str) {
-        let in_flight = self.bench.model.in_flight();
-        let config = &self.bench.case.config;
-        let drains = |write| config.cap & if write { 1 << 54 } else { 1 << 55 } != 0;
-        // Where hardware does not drain nobody can.
-        for request in in_flight.iter().filter(|request| drains(request.write)) {
-            let pasid = request.pasid.filter(|pasid| *pasid != 0);
-            let is_its = |stream: Stream| {
-                stream.id.get() == request.requester.into() && stream.pasid.map(|pasid| pasid.get()) == pasid
-            };
-            let traveller = self.travellers.iter().position(|traveller| is_its(traveller.stream));
-            let allowed = self.outcomes(traveller.expect("one of them"), request.iova.get(), request.write);
-            let fine = allowed.hits.contains(&request.phys.get());
+        for request in self.machine.in_flight() {
+            let traveller = self.travellers.iter().position(|traveller| traveller.stream == request.stream);
+            let allowed = self.outcomes(traveller.expect("one of them"), request.iova, request.write);
+            let fine = allowed.hits.contains(&request.phys);
             assert!(fine, "{} after {after}: still on its way: {request:x?}, {allowed:x?}", self.name());
-        }
-        if !in_flight.is_empty() {
-            self.bench.model.linger(true);
         }
     }
 
@@ -118,15 +90,14 @@ impl World<'_> {
                 continue;
             }
             self.accesses += 1;
-            let seen = access(&self.bench.model, stream, at, write, translated);
+            let seen = M::access(&self.machine.eye(), stream, at, write, translated);
             let fine = match seen {
                 Some(phys) => allowed.hits.contains(&phys),
                 None => allowed.refused,
             };
             let name = self.name();
             let how = format!("{stream} at {at:#x}, write {write}, device TLB {translated}");
-            let faults = if fine { Vec::new() } else { self.bench.model.take_faults() };
-            let how = format!("{how}, faults {:x?}", faults.last());
+            let how = if fine { how } else { format!("{how}, {}", self.machine.last_fault()) };
             assert!(fine, "{name} after {after}: {how}: {seen:x?}, {allowed:x?}");
         }
     }
@@ -157,12 +128,12 @@ impl World<'_> {
 
     /// Has some travellers try some places around each write to a register, until [`World::quiet`].
     pub(super) fn watch(&mut self) {
-        let (model, seen) = (self.bench.model.clone(), self.during.clone());
+        let (eye, seen) = (self.machine.eye(), self.during.clone());
         let streams: Vec<Stream> = self.travellers.iter().map(|traveller| traveller.stream).collect();
         let places = self.places.clone();
         let translated: Vec<bool> = streams.iter().map(|stream| self.has_device_tlb(*stream)).collect();
         let mut turn = self.accesses as usize;
-        self.bench.spy.set_hook(Some(Box::new(move |_, _| {
+        self.machine.set_hook(Some(Box::new(move || {
             for _ in 0..6 {
                 turn = turn.wrapping_mul(25_214_903_917).wrapping_add(11);
                 let mixed = turn >> 16;
@@ -170,14 +141,14 @@ impl World<'_> {
                     (mixed % streams.len(), (mixed >> 8) % places.len(), mixed >> 20 & 1 == 1);
                 let at = places[place];
                 let ats = translated[traveller] && mixed >> 21 & 1 == 1;
-                let found = access(&model, streams[traveller], at, write, ats);
+                let found = M::access(&eye, streams[traveller], at, write, ats);
                 seen.lock().expect("no access panics").push(Probe { traveller, at, write, seen: found });
             }
         })));
     }
 
     /// Ends [`World::watch`].
-    pub(super) fn quiet(bench: &Bench) {
-        bench.spy.set_hook(None);
+    pub(super) fn quiet(&self) {
+        self.machine.set_hook(None);
     }
 }
