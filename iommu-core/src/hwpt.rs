@@ -28,7 +28,8 @@ pub struct HwptConfig {
     pub dirty_tracking: bool,
     /// All DMA through it is coherent, whatever the device asks for. Decided here once and for all.
     pub enforce_coherency: bool,
-    /// Accesses through it that fault wait until they are answered, where the unit can have them wait.
+    /// An access that faults waits until the group of one page request that it becomes in `faults` is answered, where the unit
+    /// [can](crate::hw::UnitCapabilities::stalls) have it wait. Without `faults` it is refused at once.
     pub stall: bool,
     /// PASIDs, and functions that have some attached, may lead to it.
     pub pasid: bool,

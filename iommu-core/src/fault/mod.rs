@@ -13,6 +13,9 @@
 //! whole (no route, no room, too many requests) or was not answered when its stream was detached, led elsewhere, or its
 //! router went. What a device has not ended is never delivered, nor is what it has ended delivered in parts.
 //!
+//! An access that hardware keeps [stalled](crate::hw::Fault::stalled) is told of as a group of one request, and is answered
+//! as one: nothing stalls for ever because nobody reads.
+//!
 //! Reporting is for interrupt handlers: it takes no lock that anything but this module takes, waits for none longer than
 //! a fixed number of tries, and neither takes nor gives back memory.
 //!

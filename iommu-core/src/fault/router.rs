@@ -125,9 +125,16 @@ impl FaultRouter {
     /// none, so that nobody but the caller knows of the fault; a fault that the owner's queue has no room for counts as
     /// taken there.
     ///
+    /// An access that is [stalled](Fault::stalled) becomes a group of one page request, whose answer it gets. Where that can
+    /// not be delivered it is refused by [`Unit::respond`], from within this call: whoever calls this in an interrupt handler
+    /// needs a driver that can answer in one.
+    ///
     /// A record does not say when it was made. One that hardware still holds when its stream is led elsewhere goes to the new
     /// owner: where two must not know of each other, all faults are reported in between.
     pub fn fault(&self, fault: &Fault) -> bool {
+        if let Some(request) = fault.request() {
+            return self.ask(&request);
+        }
         let route = |table: &Table| table.get(fault.stream).map(|route| route.queue.fault(fault)).is_some();
         self.0.report(route).unwrap_or(false)
     }
@@ -138,15 +145,22 @@ impl FaultRouter {
     /// Where the group can not be delivered it is answered INVALID by [`Unit::respond`], from within this call, once its
     /// last request is handed over. Whoever calls this in an interrupt handler needs a driver that can answer in one.
     pub fn page_request(&self, request: &PageRequest) {
-        let route = |table: &Table| match table.get(request.stream) {
-            Some(route) => route.queue.request(&route.port, request),
-            None => request.last,
+        self.ask(request);
+    }
+
+    /// A page request; whether its stream has an owner.
+    fn ask(&self, request: &PageRequest) -> bool {
+        let route = |table: &Table| {
+            let route = table.get(request.stream);
+            (route.is_some(), route.map_or(request.last, |route| route.queue.request(&route.port, request)))
         };
-        if self.0.report(route).unwrap_or(request.last) {
+        let (owned, refused) = self.0.report(route).unwrap_or((false, request.last));
+        if refused {
             let (stream, group, code) = (request.stream, request.group, ResponseCode::Invalid);
             // The owner, if there is one, finds that an event is missing; the device waits until it is reset.
             let _ = self.0.unit.respond(&PageResponse { stream, group, code });
         }
+        owned
     }
 
     /// Faults and page requests for which no route could be looked up, as others were being changed at each of many

@@ -1,6 +1,6 @@
 //! Faults as hardware reported them, in terms common to all drivers.
 
-use super::Stream;
+use super::{PageRequest, Prot, Stream};
 use crate::addr::Iova;
 use core::fmt;
 
@@ -50,7 +50,7 @@ pub enum FaultKind {
     Unknown,
 }
 
-/// One refused access.
+/// One refused access, or one that is stalled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
     /// Who made it.
@@ -68,11 +68,32 @@ pub struct Fault {
     pub code: u32,
     /// The reason in words.
     pub text: &'static str,
+    /// The access was not refused yet: it waits for [`Unit::respond`](super::Unit::respond) with this as its
+    /// [group](super::PageResponse::group). Only where its domain [is made so](super::DomainConfig::stall).
+    pub stalled: Option<u16>,
+}
+
+impl Fault {
+    /// Page requests are of whole pages of this many bytes.
+    const PAGE: u64 = 4096;
+
+    /// What a stalled access waits for, as a group of one page request; `None` where nothing is stalled.
+    pub(crate) fn request(&self) -> Option<PageRequest> {
+        let group = self.stalled?;
+        let prot = match self.access {
+            AccessKind::Read | AccessKind::Execute => Prot::READ,
+            AccessKind::Write => Prot::WRITE,
+            AccessKind::Atomic => Prot::READ_WRITE,
+        };
+        let iova = Iova::new(self.iova.get() & !(Self::PAGE - 1));
+        Some(PageRequest { stream: self.stream, iova, prot, group, last: true })
+    }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} at {}: {:#x}, {}", self.stream, self.access, self.iova, self.code, self.text)
+        write!(f, "{} {} at {}: {:#x}, {}", self.stream, self.access, self.iova, self.code, self.text)?;
+        self.stalled.map_or(Ok(()), |tag| write!(f, ", stalled as {tag:#x}"))
     }
 }
 

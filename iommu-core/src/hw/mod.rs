@@ -140,6 +140,8 @@ pub struct UnitCapabilities {
     pub enforce_coherency: bool,
     /// It can be told of [device TLBs](DeviceTlb), and invalidates them (VT-d: ECAP.DT; SMMUv3: IDR0.ATS).
     pub device_tlbs: bool,
+    /// Accesses that fault can [wait for an answer](DomainConfig::stall) (SMMUv3: IDR0.STALL_MODEL; VT-d has no such thing).
+    pub stalls: bool,
 }
 
 /// What a new domain is to be.
@@ -153,8 +155,9 @@ pub struct DomainConfig {
     pub dirty_tracking: bool,
     /// All DMA through it is coherent, whatever the device asks for.
     pub enforce_coherency: bool,
-    /// Accesses through it that fault wait until they are answered, where the unit can have them wait. Elsewhere, and where
-    /// this is not set, they are refused at once. The devices must bear that their accesses take as long as the answer.
+    /// An access through it that faults waits for an answer by [`Unit::respond`], where the unit [can](UnitCapabilities::stalls)
+    /// have it wait; elsewhere, and where this is not set, it is refused at once. The devices must bear that an access takes
+    /// as long as the answer.
     pub stall: bool,
 }
 
@@ -246,7 +249,9 @@ pub trait Unit: Send + Sync {
         Err(HwError::Unsupported("nested translation"))
     }
 
-    /// Answers a group of page requests.
+    /// Answers a group of page requests, or the access that is [stalled](Fault::stalled) under this number: with
+    /// [`ResponseCode::Success`] it tries again, with any other it is refused. An answer to what does not wait any more does
+    /// nothing.
     ///
     /// May be called in interrupt context, where a request is refused at once: takes no lock that a map, unmap or attach
     /// path holds.
@@ -290,7 +295,8 @@ pub trait Unit: Send + Sync {
         tlb.map_or(Ok(()), |_| Err(HwError::Unsupported("device TLBs")))
     }
 
-    /// Hands every fault that hardware recorded to `sink`, oldest first, and clears the records.
+    /// Hands every fault that hardware recorded to `sink`, oldest first, and clears the records. What is told as
+    /// [stalled](Fault::stalled) waits until it is [answered](Unit::respond), or its stream is led elsewhere.
     ///
     /// May be called in interrupt context: takes no lock that a map, unmap or attach path holds, and one call handles
     /// a bounded number of faults.

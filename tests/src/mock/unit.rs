@@ -52,6 +52,7 @@ impl Default for UnitConfig {
                 nesting: true,
                 enforce_coherency: true,
                 device_tlbs: true,
+                stalls: true,
             },
             splits: true,
             transition: Transition::Hitless,
@@ -267,6 +268,7 @@ impl Unit for MockUnit {
             (config.nest_parent, can.nesting && config.stage == Stage::Second, "nesting"),
             (config.dirty_tracking, can.dirty_tracking, "dirty tracking"),
             (config.enforce_coherency, can.enforce_coherency, "coherency"),
+            (config.stall, can.stalls, "stalls"),
         ];
         match needs.iter().find(|(needed, can, _)| *needed && !can) {
             Some((_, _, name)) => Err(missing(name)),

@@ -133,6 +133,7 @@ fn fault(number: u32) -> Fault {
         kind: FaultKind::NotMapped,
         code: 1,
         text: "nothing there",
+        stalled: None,
     }
 }
 

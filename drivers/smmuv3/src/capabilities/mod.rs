@@ -234,6 +234,7 @@ impl Capabilities {
             nesting: false,
             enforce_coherency: false,
             device_tlbs: false,
+            stalls: false,
         }
     }
 }

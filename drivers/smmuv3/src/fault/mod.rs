@@ -144,6 +144,7 @@ fn decode([word0, word1, address, _]: [u64; EVENT_WORDS]) -> Fault {
         kind,
         code: event.number().into(),
         text,
+        stalled: access.stall().then_some(access.stall_tag()).filter(|_| has_address),
     }
 }
 

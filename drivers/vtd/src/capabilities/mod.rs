@@ -285,6 +285,7 @@ impl Capabilities {
             enforce_coherency: self.snoop_control(),
             // They are told to forget by the queue only.
             device_tlbs: self.device_tlbs() && self.queued_invalidation(),
+            stalls: false,
         }
     }
 }

@@ -116,6 +116,10 @@ pub(super) fn tag(by_pasid: bool, id: u16) -> Tag {
 
 /// Refuses what the unit cannot do: no domain is made that falls short of what was asked for.
 fn check(caps: &Capabilities, config: &DomainConfig) -> Result<(), HwError> {
+    if config.stall {
+        // A fault ends the access, whatever caused it (section 7.1).
+        return Err(HwError::Unsupported("accesses that wait for an answer"));
+    }
     match config.stage {
         Stage::First => {
             caps.first_stage()?;

@@ -27,5 +27,6 @@ pub(super) fn fault(record: FaultRecord) -> Fault {
         kind: reason.kind(),
         code: reason.code().into(),
         text: reason.text(),
+        stalled: None,
     }
 }

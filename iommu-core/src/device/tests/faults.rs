@@ -33,6 +33,7 @@ fn fault(stream: Stream) -> Fault {
         kind: FaultKind::NotMapped,
         code: 0,
         text: "",
+        stalled: None,
     }
 }
 

@@ -86,6 +86,7 @@ impl Mock {
             enforce_coherency: true,
             identity: true,
             device_tlbs: true,
+            stalls: true,
         };
         Arc::new(mock)
     }

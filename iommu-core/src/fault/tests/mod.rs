@@ -4,6 +4,7 @@ mod faults;
 mod page_requests;
 mod races;
 mod routes;
+mod stalls;
 
 extern crate std;
 
@@ -91,6 +92,7 @@ fn fault(stream: Stream, number: u64) -> Fault {
         kind: FaultKind::Address,
         code: 0,
         text: "",
+        stalled: None,
     }
 }
 

@@ -48,6 +48,7 @@ impl Faulty {
             kind: FaultKind::NotMapped,
             code: 0,
             text: "not mapped",
+            stalled: None,
         })
     }
 }

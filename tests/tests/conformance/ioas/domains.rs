@@ -17,12 +17,13 @@ type Ask = fn(&mut HwptConfig);
 pub fn get_hw_info(case: Case) {
     let rig = Rig::new(case);
     let all = UnitConfig::default().capabilities;
-    let lacks: [(Lack, Ask); 5] = [
+    let lacks: [(Lack, Ask); 6] = [
         (|can| can.second_stage = false, |_| {}),
         (|can| can.first_stage = false, |config| config.stage = Stage::First),
         (|can| can.nesting = false, |config| config.nest_parent = true),
         (|can| can.dirty_tracking = false, |config| config.dirty_tracking = true),
         (|can| can.enforce_coherency = false, |config| config.enforce_coherency = true),
+        (|can| can.stalls = false, |config| config.stall = true),
     ];
     for (lack, ask) in lacks {
         let mut capabilities = all;
@@ -38,6 +39,7 @@ pub fn get_hw_info(case: Case) {
             nest_parent: config.nest_parent,
             dirty_tracking: config.dirty_tracking,
             enforce_coherency: config.enforce_coherency,
+            stall: config.stall,
         };
         assert_eq!(MockDomain::of(hwpt.domain()).config(), asked);
         assert_eq!((unit.capabilities(), whole.capabilities()), (capabilities, all));
