@@ -9,17 +9,22 @@
 //! * `operations`: what is done, and what goes wrong meanwhile.
 //! * `space`: what a domain ought to hold.
 //! * `compare`: accesses, and what they may meet.
-//! * `numbers`: where decisions come from.
+//! * `numbers`: where decisions come from; `run`: many worlds from seeds.
 
 mod compare;
 pub mod machine;
 mod numbers;
 mod operations;
+mod run;
+mod smmuv3;
+mod smmuv3_units;
 mod space;
 mod vtd;
 mod vtd_units;
 
 pub use numbers::Numbers;
+pub use run::worlds_of;
+pub use smmuv3::SmmuMachine;
 pub use vtd::VtdMachine;
 
 use compare::Probe;

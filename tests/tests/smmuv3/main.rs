@@ -1,0 +1,4 @@
+//! The SMMUv3 driver against the device model: what the specification asks for, what others got wrong, and everything at
+//! random.
+
+mod random;
