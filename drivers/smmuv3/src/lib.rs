@@ -75,6 +75,6 @@ mod unit;
 
 pub use bring_up::Config;
 pub use errors::GlobalErrors;
-pub use queue::Marker;
+pub use queue::{Completion, Marker};
 pub use tables::Structure;
 pub use unit::Unit;

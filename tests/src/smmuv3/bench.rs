@@ -25,7 +25,13 @@ pub fn memory(non_coherent: bool) -> Arc<TestMemory> {
 
 /// What the driver is told of a unit.
 pub fn config_for(case: &Case) -> Config {
-    Config { host_bits: 48, timeout: TIMEOUT, coherent: case.coherent, stream_bits: case.stream_bits }
+    Config {
+        host_bits: 48,
+        timeout: TIMEOUT,
+        coherent: case.coherent,
+        stream_bits: case.stream_bits,
+        ..Config::default()
+    }
 }
 
 /// Requests without substream of `sid`.

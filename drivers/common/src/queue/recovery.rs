@@ -98,7 +98,7 @@ impl<M: Ring> Queue<M> {
         } else if let Some(position) = position {
             // Of a round that was given up.
             warn!("invalid item of an earlier round in the invalidation queue, reason {}", code);
-            self.neutralise(position);
+            self.skip(state, position);
         }
         port.resume(&self.ring, Found::Refused(code), flight.wait + 1);
     }
@@ -152,12 +152,20 @@ impl<M: Ring> Queue<M> {
             if matches!(found, Found::Refused(_))
                 && let Some(position) = port.position(&self.ring)
             {
-                self.neutralise(position);
+                self.skip(state, position);
             }
             port.resume(&self.ring, found, state.rung());
         }
         if let Some(position) = port.position(&self.ring) {
             state.reclaim(position, self.ring.period());
+        }
+    }
+
+    /// Puts what is harmless in the place that hardware stopped at, of which nobody is to be told.
+    fn skip(&self, state: &State, position: u64) {
+        // What it was not told of is not what it refuses.
+        if state.is_pending(position, self.ring.period()) {
+            self.neutralise(position);
         }
     }
 

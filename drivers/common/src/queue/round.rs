@@ -172,6 +172,11 @@ impl State {
         }
     }
 
+    /// Whether hardware was told of what stands at `position`, and has not read it by all that is known.
+    pub(super) fn is_pending(&self, position: u64, period: u64) -> bool {
+        position.wrapping_sub(self.head) % period < self.rung - self.head
+    }
+
     /// Up to here hardware was told.
     pub(super) fn rung(&self) -> u64 {
         self.rung

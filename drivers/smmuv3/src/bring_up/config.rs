@@ -1,5 +1,6 @@
 //! What an embedder tells a unit.
 
+use crate::queue::Completion;
 use core::time::Duration;
 
 /// What an embedder tells a unit.
@@ -15,11 +16,19 @@ pub struct Config {
     /// Width in bits of the stream ids to serve. The unit's own width is used where that is less. Streams beyond are
     /// blocked for ever.
     pub stream_bits: u8,
+    /// How the driver learns that commands are done.
+    pub completion: Completion,
 }
 
 impl Default for Config {
-    /// 48 bits of address, one second, coherency as the unit says, 16 bits of stream id: one PCI segment.
+    /// 48 bits of address, one second, coherency as the unit says, 16 bits of stream id: one PCI segment; completions are polled for.
     fn default() -> Self {
-        Self { host_bits: 48, timeout: Duration::from_secs(1), coherent: None, stream_bits: 16 }
+        Self {
+            host_bits: 48,
+            timeout: Duration::from_secs(1),
+            coherent: None,
+            stream_bits: 16,
+            completion: Completion::Poll,
+        }
     }
 }

@@ -53,7 +53,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let request = FrameRequest::single(host_bits, caps.memory());
         let asids = Ids::new(caps.asid_bits())?;
         let vmids = Ids::new(caps.vmid_bits())?;
-        let queue = Queue::new(&hal, request, caps.command_queue_log2())?;
+        let queue = Queue::new(&hal, request, caps.command_queue_log2(), config.completion.on(&caps))?;
         let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
         let faults = Faults::new(&hal, request, caps.event_queue_log2())?;
         // The last that needs memory, while hardware is still as it was.
@@ -62,7 +62,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             caps,
             host_bits,
             regs,
-            queue: Mutex::new(ManuallyDrop::new(queue)),
+            queue: ManuallyDrop::new(queue),
             tables: Mutex::new(ManuallyDrop::new(tables)),
             asids: Mutex::new(asids),
             vmids: Mutex::new(vmids),
@@ -139,7 +139,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         }
 
         on |= CR0::CMDQEN::SET.value;
-        self.queue.lock().install(regs);
+        self.queue.install(regs);
         regs.set_cr0(hal, on, "SMMU_CR0ACK.CMDQEN")?;
         self.invalidate(&[Change::StreamTable])?;
 
@@ -162,7 +162,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Frees what hardware does not use, when bring-up failed with `left_on` of CR0 on.
     fn give_back(self, left_on: u32) {
         if left_on & CR0::CMDQEN::SET.value == 0 {
-            drop(ManuallyDrop::into_inner(self.queue.into_inner()));
+            drop(ManuallyDrop::into_inner(self.queue));
         }
         if left_on & CR0::EVENTQEN::SET.value == 0 {
             self.faults.give_back();

@@ -141,6 +141,16 @@ impl Capabilities {
         self.idr0.is_set(IDR0::ATS)
     }
 
+    /// Message-signalled interrupts. IDR0.MSI.
+    pub fn messages(&self) -> bool {
+        self.idr0.is_set(IDR0::MSI)
+    }
+
+    /// Whether the unit's own accesses are coherent. IDR0.COHACC, or what firmware says.
+    pub fn is_coherent(&self) -> bool {
+        self.coherent
+    }
+
     /// Stream table entries may change shareability. IDR1.ATTR_TYPES_OVR.
     pub fn attribute_override(&self) -> bool {
         self.idr1.is_set(IDR1::ATTR_TYPES_OVR)

@@ -342,6 +342,11 @@ impl Command {
         self.0[0] as u8
     }
 
+    /// Whether it is a CMD_SYNC.
+    pub const fn is_sync(&self) -> bool {
+        self.opcode() == opcode::SYNC
+    }
+
     /// The stream whose device TLB this is about.
     pub const fn device(&self) -> Option<u32> {
         match self.opcode() {

@@ -41,6 +41,8 @@ pub enum Structure {
     PageTable,
     /// The command queue.
     CommandQueue,
+    /// The frame that completions of the command queue are written to.
+    QueueStatus,
     /// The event queue.
     EventQueue,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Structure {
             Self::ContextDescriptor => "context descriptor",
             Self::PageTable => "page table",
             Self::CommandQueue => "command queue",
+            Self::QueueStatus => "queue status",
             Self::EventQueue => "event queue",
         })
     }

@@ -19,8 +19,11 @@ use core::any::Any;
 use core::mem::ManuallyDrop;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
-use iommu_core::hw::{self, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition};
+use iommu_core::hw::{
+    self, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition, Wait,
+};
 use iommu_driver::ids::Ids;
+use iommu_driver::unconfirmed;
 use iommu_hal::regs::Registers;
 use iommu_hal::{FrameRequest, Hal};
 use spin::Mutex;
@@ -44,7 +47,7 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) host_bits: u8,
     pub(crate) regs: Regs<R>,
     // Never dropped: hardware reads them as long as the unit is on, which nobody turns off.
-    pub(crate) queue: Mutex<ManuallyDrop<Queue<H>>>,
+    pub(crate) queue: ManuallyDrop<Queue<H>>,
     pub(crate) tables: Mutex<ManuallyDrop<Tables<H>>>,
     pub(crate) asids: Mutex<Ids>,
     pub(crate) vmids: Mutex<Ids>,
@@ -72,7 +75,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
 
     /// Marker of the newest CMD_SYNC that was submitted.
     pub fn marker(&self) -> Marker {
-        self.0.queue.lock().marker()
+        self.0.queue.marker()
     }
 
     /// Global errors since the last call, acknowledged. Those of the command queue are not among them: whoever submits
@@ -88,7 +91,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
     /// reaches them.
     pub fn for_each_structure(&self, mut visit: impl FnMut(Structure, PhysAddr)) {
         self.0.tables.lock().frames().for_each(|(structure, frame)| visit(structure, frame));
-        visit(Structure::CommandQueue, self.0.queue.lock().frame());
+        self.0.queue.for_each_frame(&mut visit);
         visit(Structure::EventQueue, self.0.faults.frame());
     }
 
@@ -237,7 +240,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     }
 
     fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
-        self.queue.lock().submit(&self.hal, &self.regs, batch)
+        self.queue.run(&self.hal, &self.regs, batch).map_err(|error| unconfirmed(error, Wait::Completion))
     }
 }
 
