@@ -232,6 +232,29 @@ unpack_qemu() {
     mv "$work" "$folder"
 }
 
+# ---- UEFI firmware for QEMU's virt machine -----------------------------------------------------------------------
+
+# Unpacks Debian's UEFI firmware for Arm machines into target/firmware; sets `firmware` to the image that QEMU takes by
+# -bios.
+unpack_firmware() {
+    local folder=$root/target/firmware work=$root/target/firmware.tmp hint='install qemu-efi-aarch64' deb
+    firmware=$folder/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
+    [ ! -e "$folder/complete" ] || return 0
+    prepare_apt "$hint"
+    say "unpacking UEFI firmware from Debian's $FIRMWARE_SUITE (about 10 MB)"
+    rm -rf "$work"
+    mkdir -p "$work"
+    (cd "$work" && quietly private_apt download "qemu-efi-aarch64/$FIRMWARE_SUITE") ||
+        die "qemu-efi-aarch64 cannot be fetched from Debian's $FIRMWARE_SUITE (see $log): $hint"
+    deb=$(echo "$work"/qemu-efi-aarch64_*.deb)
+    dpkg-deb -x "$deb" "$work" || die "$deb does not unpack; is the disk full?"
+    dpkg-deb -f "$deb" Version >"$work/version"
+    rm "$deb"
+    : >"$work/complete"
+    rm -rf "$folder"
+    mv "$work" "$folder"
+}
+
 # ---- the plugin for QEMU ----------------------------------------------------------------------------------------
 
 # Builds the plugin by which a function of QEMU's sends requests with a PASID; sets `plugin`.

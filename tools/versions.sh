@@ -16,6 +16,9 @@ QEMU_11_SUITE=trixie-backports
 # The Debian suite that holds the valgrind that is unpacked where the machine has none.
 VALGRIND_SUITE=trixie
 
+# The Debian suite that holds the UEFI firmware that tools/firmware-tables.sh boots.
+FIRMWARE_SUITE=trixie
+
 # The oldest QEMU that is taken from PATH, and the one that is unpacked if PATH has none.
 QEMU_OLDEST=10
 QEMU_DEFAULT=11

@@ -23,7 +23,8 @@
 use crate::dmar::{Dmar, Scope, ScopeKind};
 use crate::sbdf::Sbdf;
 use crate::scope::{names, properties_of, resolve};
-use crate::topology::{FunctionKind, PcieType, Topology};
+use crate::streams::Streams;
+use crate::topology::{Function, FunctionKind, PcieType, Topology};
 use core::fmt;
 
 /// Whether a function may cache translations.
@@ -58,6 +59,11 @@ pub enum AtsRefusal {
         /// The port.
         port: Sbdf,
     },
+    /// Firmware does not say that the root complex lets translation services through (IORT: ATS attribute; devicetree:
+    /// `ats-supported`).
+    RootComplex,
+    /// No unit sees its DMA.
+    Uncontrolled,
 }
 
 impl fmt::Display for AtsRefusal {
@@ -68,6 +74,8 @@ impl fmt::Display for AtsRefusal {
             Self::External => f.write_str("it can be plugged in from outside"),
             Self::NotPcie { bridge } => write!(f, "the bridge {bridge} does not carry translation services"),
             Self::RootPort { port } => write!(f, "firmware does not allow translation services at {port}"),
+            Self::RootComplex => f.write_str("firmware does not allow translation services at the root complex"),
+            Self::Uncontrolled => f.write_str("no unit sees its DMA"),
         }
     }
 }
@@ -90,7 +98,23 @@ pub fn ats_allowed(dmar: &Dmar, topology: &Topology, function: Sbdf) -> AtsPolic
     }
 }
 
-fn decide(dmar: &Dmar, topology: &Topology, function: Sbdf) -> Result<AtsPolicy, AtsRefusal> {
+/// Whether `function` may cache translations on a machine with SMMUv3: the first that applies.
+///
+/// 1. A bridge, or what is not there, must not.
+/// 2. What can be plugged in from outside ([`Topology::set_external`]) must not.
+/// 3. What is behind a bridge that is no PCI Express port, or what no unit sees, must not.
+/// 4. Where firmware says that the root complex lets translation services through, it may; else it must not.
+pub fn ats_allowed_smmu(streams: &Streams, topology: &Topology, function: Sbdf) -> AtsPolicy {
+    let decided = candidate(topology, function).and_then(|()| root_of_way(topology, function)).and_then(|_| {
+        streams.of(function).map_err(|_| AtsRefusal::Uncontrolled)?;
+        let passes = streams.host_of(function).is_some_and(|host| host.ats);
+        if passes { Ok(AtsPolicy::Allowed) } else { Err(AtsRefusal::RootComplex) }
+    });
+    decided.unwrap_or_else(AtsPolicy::Refused)
+}
+
+/// That `function` is an endpoint that nobody can plug in.
+fn candidate(topology: &Topology, function: Sbdf) -> Result<(), AtsRefusal> {
     let found = topology.get(function).ok_or(AtsRefusal::NoFunction)?;
     if matches!(found.kind, FunctionKind::Bridge { .. }) || found.port.is_some_and(PcieType::is_port) {
         return Err(AtsRefusal::Bridge);
@@ -98,6 +122,23 @@ fn decide(dmar: &Dmar, topology: &Topology, function: Sbdf) -> Result<AtsPolicy,
     if topology.is_external(function) {
         return Err(AtsRefusal::External);
     }
+    Ok(())
+}
+
+/// The root port above `function`; `None` on a root bus.
+fn root_of_way(topology: &Topology, function: Sbdf) -> Result<Option<&Function>, AtsRefusal> {
+    let mut root = None;
+    for bridge in topology.way_up(function) {
+        if !bridge.port.is_some_and(PcieType::is_port) {
+            return Err(AtsRefusal::NotPcie { bridge: bridge.sbdf });
+        }
+        root = Some(bridge);
+    }
+    Ok(root)
+}
+
+fn decide(dmar: &Dmar, topology: &Topology, function: Sbdf) -> Result<AtsPolicy, AtsRefusal> {
+    candidate(topology, function)?;
     let satcs = || dmar.satcs().iter().filter(|satc| satc.segment == function.segment);
     let named = |scopes: &[Scope]| scopes.iter().any(|scope| names(scope, topology, function));
     let must = satcs().any(|satc| satc.required && named(&satc.scopes));
@@ -107,14 +148,7 @@ fn decide(dmar: &Dmar, topology: &Topology, function: Sbdf) -> Result<AtsPolicy,
     if satcs().any(|satc| named(&satc.scopes)) {
         return Ok(AtsPolicy::Allowed);
     }
-    let mut root = None;
-    for bridge in topology.way_up(function) {
-        if !bridge.port.is_some_and(PcieType::is_port) {
-            return Err(AtsRefusal::NotPcie { bridge: bridge.sbdf });
-        }
-        root = Some(bridge);
-    }
-    let Some(root) = root else { return Ok(AtsPolicy::Allowed) };
+    let Some(root) = root_of_way(topology, function)? else { return Ok(AtsPolicy::Allowed) };
     let port = root.sbdf;
     if root.port != Some(PcieType::RootPort) {
         return Err(AtsRefusal::NotPcie { bridge: port });

@@ -3,7 +3,7 @@
 //!
 //! [`DeviceTree::parse`] checks the structure of the whole blob (by `dtoolkit`); after that every property is read with
 //! checks of its own. Nothing needs memory but what collects host bridges and units, so that memory itself can be found
-//! before there is any. Knows no other IOMMU than SMMUv3, and ignores devices that are not PCI functions.
+//! before there is any. Knows no other IOMMU than SMMUv3.
 //!
 //! ```no_run
 //! use iommu_discovery::Sbdf;
@@ -23,7 +23,10 @@
 //! ```
 
 mod cells;
+mod devices;
 mod error;
+mod index;
+mod interrupts;
 mod iommu_map;
 mod memory;
 mod node;
@@ -34,8 +37,8 @@ mod streams;
 pub use error::{DeviceTreeError, StructureError};
 pub use iommu_map::{IommuMap, IommuMapEntry};
 pub use pci_host::{PciHost, PciWindow};
-pub use smmu::Smmu;
-pub use streams::{Streams, Uncontrolled};
+
+pub use crate::streams::{Smmu, Streams, Uncontrolled};
 
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};

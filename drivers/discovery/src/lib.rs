@@ -1,7 +1,8 @@
 //! Where the IOMMU units are and which of them serves which PCI function.
 //!
 //! Takes what firmware and an enumerator of the PCI bus say, as bytes and plain values, checks it, and answers: which
-//! units there are ([`dmar`]), which of them serves a function and which memory firmware reserved for it ([`scope`]),
+//! units there are ([`dmar`]), which of them serves a function and which memory firmware reserved for it ([`scope`]); on Arm units,
+//! streams and interrupt services ([`iort`], [`madt`], put together in [`streams`]);
 //! what every address space of a function must have ([`regions`]), which functions may cache translations ([`ats`]),
 //! what a function's configuration space says of address translation, and switching it ([`mod@pci`]), under which
 //! requester ids an IOMMU sees a function and which functions cannot be kept apart ([`topology`]), where configuration
@@ -15,8 +16,13 @@
 //!
 //! | What | Now |
 //! |---|---|
-//! | IORT (SMMUv3) | to come |
-//! | devicetree: IOMMUs | SMMUv3; functions by `iommu-map`, no `iommus` of platform devices, no `msi-map` |
+//! | IORT nodes | ITS groups, named components, root complexes, SMMUv3, RMR decoded; SMMUv1, SMMUv2, performance counters and unknown ones skipped: what leads there is controlled by no unit; at most 1024 units |
+//! | IORT: device ids of named components | in the table's own nodes only |
+//! | MADT | interrupt translation services only |
+//! | firmware's word on memory attributes, address widths, VATOS | parsed where it has a field, used nowhere |
+//! | devicetree: IOMMUs | SMMUv3; functions by `iommu-map`, platform devices by `iommus` (those that are behind another kind of IOMMU first are left out); functions as nodes of their own have their bridge's answer |
+//! | devicetree: interrupts of units | those of a GIC (v1 to v3) by `interrupts`; no `interrupts-extended` |
+//! | devicetree: messages | `msi-map` and `msi-parent` to interrupt translation services; the doorbell's page only |
 //! | devicetree: host bridges | `pci-host-ecam-generic`; windows of I/O ports are left out |
 //! | devicetree: nesting | 16 levels |
 //! | DMAR structures | DRHD, RMRR, ATSR, RHSA, ANDD, SATC, SIDP decoded; others skipped; at most 1024 units |
@@ -94,11 +100,15 @@ mod bytes;
 pub mod devicetree;
 pub mod dmar;
 mod fallible;
+pub mod iort;
+pub mod madt;
 pub mod mcfg;
+mod name;
 pub mod pci;
 pub mod regions;
 mod sbdf;
 pub mod scope;
+pub mod streams;
 mod table;
 pub mod topology;
 

@@ -31,6 +31,11 @@ impl<'a> Cells<'a> {
         self.bytes.is_empty()
     }
 
+    /// How many cells were not taken yet.
+    pub(super) fn left(&self) -> usize {
+        self.bytes.len() / 4
+    }
+
     /// Takes the next cell; zero where there is none, which the check of the length rules out.
     pub(super) fn cell(&mut self) -> u32 {
         let Some((cell, rest)) = self.bytes.split_first_chunk() else { return 0 };

@@ -120,9 +120,10 @@ pub enum DeviceTreeError {
         /// The first stream id that both give.
         stream: u32,
     },
-    /// The registers of a unit do not begin on a page of 64 KiB (IHI 0070, section 6.1), or overlap another unit's.
+    /// The registers of a unit, or of an interrupt translation service, begin at 0 or not on a page of 64 KiB (IHI 0070,
+    /// section 6.1), or overlap another unit's.
     BadRegisters {
-        /// The unit.
+        /// The node.
         unit_address: u64,
         /// Where its registers begin.
         start: u64,
@@ -154,6 +155,23 @@ pub enum DeviceTreeError {
         unit_address: u64,
         /// Its `#iommu-cells`.
         cells: u32,
+    },
+    /// There are more than 1024 units.
+    TooManyUnits {
+        /// The first that is one too many.
+        unit_address: u64,
+    },
+    /// All reserved memory together is for more than 2^20 streams.
+    TooManyUsers {
+        /// The reserved memory that is one too many.
+        unit_address: u64,
+    },
+    /// Reserved memory is for a device that no enabled node is.
+    UnknownDevice {
+        /// The reserved memory.
+        unit_address: u64,
+        /// The phandle.
+        phandle: u32,
     },
     /// No memory for the result.
     OutOfMemory,
@@ -215,6 +233,11 @@ impl fmt::Display for DeviceTreeError {
             }
             Self::BadIommuCells { unit_address, cells } => {
                 write!(f, "@{unit_address:x}: #iommu-cells is {cells}, not 1")
+            }
+            Self::TooManyUnits { unit_address } => write!(f, "@{unit_address:x}: one SMMUv3 too many"),
+            Self::TooManyUsers { unit_address } => write!(f, "@{unit_address:x}: memory is kept for too many streams"),
+            Self::UnknownDevice { unit_address, phandle } => {
+                write!(f, "@{unit_address:x}: iommu-addresses for {phandle:#x}, which is no device")
             }
             Self::OutOfMemory => OutOfMemory.fmt(f),
         }

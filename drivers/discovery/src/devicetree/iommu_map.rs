@@ -1,5 +1,5 @@
-//! `iommu-map` and `iommu-map-mask` of a host bridge (Linux's binding `pci-iommu`): which requester an SMMU sees as
-//! which stream.
+//! `iommu-map` and `msi-map` of a host bridge, each with its mask (Linux's bindings `pci-iommu` and `pci-msi`): which
+//! requester an SMMU sees as which stream, and an interrupt translation service as which device.
 
 use super::DeviceTreeError;
 use super::cells::{Cells, one};
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use dtoolkit::fdt::FdtNode;
 use iommu_core::hw::{RequesterId, StreamId};
 
-/// Requesters that one unit sees under neighbouring stream ids.
+/// Requesters that one unit sees under neighbouring stream ids (or a service under neighbouring device ids).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IommuMapEntry {
     /// The first requester, masked.
@@ -46,13 +46,17 @@ pub struct IommuMap {
 }
 
 impl IommuMap {
-    /// The map of `node`; one without entries where it has none.
-    pub(super) fn read(node: &FdtNode<'_>) -> Result<Self, DeviceTreeError> {
+    /// The map that properties of `node` make; one without entries where it has none.
+    pub(super) fn read(
+        node: &FdtNode<'_>,
+        property: &'static str,
+        mask: &'static str,
+    ) -> Result<Self, DeviceTreeError> {
         let unit_address = unit_address(node);
         // Bits above the requester id's have nothing to mask.
-        let mask = one(node, "iommu-map-mask")?.map_or(u16::MAX, |mask| mask as u16);
+        let mask = one(node, mask)?.map_or(u16::MAX, |mask| mask as u16);
         let mut entries = Vec::new();
-        let mut cells = Cells::of(node, "iommu-map", 4)?;
+        let mut cells = Cells::of(node, property, 4)?;
         while let Some(cells) = cells.as_mut().filter(|cells| !cells.is_empty()) {
             let (first, phandle, stream, count) = (cells.cell(), cells.cell(), cells.cell(), cells.cell());
             let requesters = first.checked_add(count).is_some_and(|end| count != 0 && end <= 1 << 16);

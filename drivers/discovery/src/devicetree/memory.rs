@@ -1,11 +1,21 @@
-//! Where RAM is, and which of it is taken.
+//! Where RAM is, which of it is taken, and which of that devices go on using.
 
 use super::cells::{Cells, Widths};
-use super::node::{self, is_enabled};
-use super::{DeviceTreeError, extent};
+use super::devices::Devices;
+use super::index::Index;
+use super::node::{self, is_enabled, unit_address};
+use super::{DeviceTree, DeviceTreeError, extent};
+use crate::fallible::{try_collect, try_push};
+use crate::streams::{Host, ReservedMemory};
+use alloc::vec::Vec;
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use iommu_core::addr::{PhysAddr, PhysExtent};
+use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
+use iommu_core::hw::Prot;
+use iommu_core::region::{RegionKind, ReservedRegion};
+
+/// Most streams, of all that memory is kept for: each entry says whose it is anew.
+const MAX_USERS: usize = 1 << 20;
 
 type Region = Result<PhysExtent, DeviceTreeError>;
 
@@ -67,4 +77,53 @@ impl Iterator for Regions<'_> {
     fn next(&mut self) -> Option<Region> {
         self.next_of().transpose()
     }
+}
+
+/// What `iommu-addresses` of `/reserved-memory` keeps for devices (Linux's binding `reserved-memory`): each entry names a
+/// device and addresses as the device uses them. Where the node has the memory behind them, at the same addresses, devices
+/// go on using it; else the addresses are only to be kept free.
+pub(super) fn kept(
+    tree: &DeviceTree<'_>,
+    index: &Index,
+    hosts: &[Host],
+    devices: &Devices,
+) -> Result<Vec<ReservedMemory>, DeviceTreeError> {
+    const PROPERTY: &str = "iommu-addresses";
+    let (mut kept, mut total) = (Vec::new(), 0usize);
+    let Some(parent) = tree.root().child("reserved-memory") else { return Ok(kept) };
+    for node in parent.children().filter(is_enabled) {
+        let unit_address = unit_address(&node);
+        let Some(mut cells) = Cells::of(&node, PROPERTY, 1)? else { continue };
+        let own = Regions::new(&parent, node).next().transpose()?;
+        while !cells.is_empty() {
+            let phandle = cells.cell();
+            let named = index.get(phandle).ok_or(DeviceTreeError::UnknownDevice { unit_address, phandle })?;
+            let record = named.widths.address + named.widths.size;
+            if record == 0 || cells.left() < record {
+                let (len, record) = (4 * cells.left(), 4 * record);
+                return Err(DeviceTreeError::ShortProperty { unit_address, property: PROPERTY, len, record });
+            }
+            let (start, len) = (cells.number(named.widths.address), cells.number(named.widths.size));
+            let too_wide = DeviceTreeError::TooWide { unit_address, property: PROPERTY };
+            let (Some(start), Some(len)) = (start, len) else { return Err(too_wide) };
+            let bad = DeviceTreeError::BadRegion { unit_address, start, len };
+            let range = IovaRange::from_len(Iova::new(start), len).ok_or(bad)?;
+            let same = own.is_some_and(|own| own.start.get() == start && own.len == len);
+            let kind = if same { RegionKind::Direct { prot: Prot::READ_WRITE } } else { RegionKind::Reserved };
+            let mut users = devices.streams_of(phandle)?;
+            if let Some(host) = named.host.and_then(|host| hosts.get(host)) {
+                // Of a function below it nothing is known but the bridge: whatever is there keeps it.
+                for range in host.stream_ranges() {
+                    try_push(&mut users, range)?;
+                }
+            }
+            total = total.saturating_add(users.len().max(1));
+            if total > MAX_USERS {
+                return Err(DeviceTreeError::TooManyUsers { unit_address });
+            }
+            let regions = try_collect([ReservedRegion { range, kind }])?;
+            try_push(&mut kept, ReservedMemory { regions, users })?;
+        }
+    }
+    Ok(kept)
 }

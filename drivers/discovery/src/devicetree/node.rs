@@ -1,6 +1,6 @@
 //! Finding nodes, and what all nodes say in the same way.
 
-use super::cells::{Cells, Widths};
+use super::cells::{Cells, Widths, one};
 use super::{DeviceTreeError, extent};
 use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
@@ -37,6 +37,19 @@ impl<'a> Place<'_, 'a> {
     /// The widths of addresses and lengths on the bus that the node is on; those of the default for the root.
     pub(super) fn widths_above(&self) -> Result<Widths, DeviceTreeError> {
         Widths::below(&self.parent.unwrap_or(self).node)
+    }
+
+    /// Whether the node, or one above it, is compatible with `name`.
+    pub(super) fn is_below(&self, name: &str) -> bool {
+        is_compatible(&self.node, name) || self.parent.is_some_and(|parent| parent.is_below(name))
+    }
+
+    /// The one cell of property `name` of the node, or of the nearest above that has it.
+    pub(super) fn inherited(&self, name: &'static str) -> Result<Option<u32>, DeviceTreeError> {
+        match (one(&self.node, name)?, self.parent) {
+            (None, Some(parent)) => parent.inherited(name),
+            (own, _) => Ok(own),
+        }
     }
 
     /// What the CPU sees of a window on the bus that the node is on.
@@ -89,12 +102,25 @@ pub(super) fn for_each_compatible<'a>(
     compatible: &str,
     visit: &mut dyn FnMut(&Place<'_, 'a>) -> Result<(), DeviceTreeError>,
 ) -> Result<(), DeviceTreeError> {
-    let matches = &mut |place: &Place<'_, 'a>| {
-        let Some(names) = bytes(&place.node, "compatible") else { return Ok(()) };
-        // A list of strings, each with a zero at its end.
-        if names.split(|byte| *byte == 0).any(|name| name == compatible.as_bytes()) { visit(place) } else { Ok(()) }
-    };
-    descend(&Place { node: root, parent: None }, MAX_DEPTH, matches)
+    for_each(root, &mut |place| if is_compatible(&place.node, compatible) { visit(place) } else { Ok(()) })
+}
+
+/// Calls `visit` with each enabled node below `root`, in tree order.
+///
+/// # Errors
+///
+/// [`DeviceTreeError::TooDeep`], and what `visit` returns.
+pub(super) fn for_each<'a>(
+    root: FdtNode<'a>,
+    visit: &mut dyn FnMut(&Place<'_, 'a>) -> Result<(), DeviceTreeError>,
+) -> Result<(), DeviceTreeError> {
+    descend(&Place { node: root, parent: None }, MAX_DEPTH, visit)
+}
+
+/// Whether the node is compatible with `name`.
+pub(super) fn is_compatible(node: &FdtNode<'_>, name: &str) -> bool {
+    // A list of strings, each with a zero at its end.
+    bytes(node, "compatible").is_some_and(|names| names.split(|byte| *byte == 0).any(|it| it == name.as_bytes()))
 }
 
 /// The register window of the node at an absolute path; `None` where there is no such node.

@@ -1,11 +1,13 @@
 //! PCI host bridges with memory-mapped configuration space (Linux's binding `pci-host-ecam-generic`).
 
 use super::cells::{Cells, Widths, one};
+use super::index::HOST;
 use super::node::{self, Place, unit_address};
 use super::{DeviceTree, DeviceTreeError, IommuMap, extent};
 use crate::fallible::try_push;
 use crate::mcfg::EcamRegion;
 use alloc::vec::Vec;
+use dtoolkit::Node;
 use iommu_core::addr::{PhysAddr, PhysExtent};
 
 /// Configuration space of one bus, in bytes.
@@ -33,6 +35,12 @@ pub struct PciHost {
     pub windows: Vec<PciWindow>,
     /// Which stream ids its requesters have.
     pub iommu_map: IommuMap,
+    /// Which device ids its functions' messages have.
+    pub msi_map: IommuMap,
+    /// The phandle of the interrupt controller that messages go to where there is no map.
+    pub msi_parent: Option<u32>,
+    /// Whether address translation services pass (`ats-supported`).
+    pub ats_supported: bool,
     /// Its unit address, by which errors name it.
     pub unit_address: u64,
 }
@@ -47,7 +55,12 @@ impl PciHost {
         Ok(Self {
             ecam: EcamRegion { segment, ..buses(place, registers)? },
             windows: windows(place)?,
-            iommu_map: IommuMap::read(node)?,
+            iommu_map: IommuMap::read(node, "iommu-map", "iommu-map-mask")?,
+            msi_map: IommuMap::read(node, "msi-map", "msi-map-mask")?,
+            msi_parent: Cells::of(node, "msi-parent", 1)?
+                .filter(|cells| !cells.is_empty())
+                .map(|mut cells| cells.cell()),
+            ats_supported: node.property("ats-supported").is_some(),
             unit_address,
         })
     }
@@ -112,7 +125,7 @@ fn windows(place: &Place<'_, '_>) -> Result<Vec<PciWindow>, DeviceTreeError> {
 /// The enabled host bridges, in tree order.
 pub(super) fn all(tree: &DeviceTree<'_>) -> Result<Vec<PciHost>, DeviceTreeError> {
     let mut hosts: Vec<PciHost> = Vec::new();
-    node::for_each_compatible(tree.root(), "pci-host-ecam-generic", &mut |place| {
+    node::for_each_compatible(tree.root(), HOST, &mut |place| {
         let host = PciHost::read(place)?;
         let same = |other: &&PciHost| {
             let (a, b) = (&other.ecam, &host.ecam);

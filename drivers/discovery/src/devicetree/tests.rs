@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Sbdf;
+use crate::streams::{Interrupts, Model};
 use crate::test_fdt::{Node, Prop, QEMU_VIRT, blob, board, cells, deep_blob, flag, strings};
 use alloc::string::ToString;
 use alloc::vec;
@@ -23,6 +24,27 @@ fn streams_of(change: impl FnOnce(&mut Node)) -> Result<Streams, DeviceTreeError
     change(&mut root);
     let blob = blob(&root, &[]);
     Streams::read(&DeviceTree::parse(&blob).unwrap())
+}
+
+/// What [`Streams::hosts_of`] says of the board after `change`.
+fn hosts_of(change: impl FnOnce(&mut Node)) -> Result<Vec<PciHost>, DeviceTreeError> {
+    let mut root = board();
+    change(&mut root);
+    let blob = blob(&root, &[]);
+    Streams::hosts_of(&DeviceTree::parse(&blob).unwrap())
+}
+
+/// A unit with registers at `base` of which nothing else is said.
+fn plain(base: u64) -> Smmu {
+    Smmu {
+        registers: extent(base, 0x2_0000),
+        coherent: false,
+        updates: None,
+        model: Model::Generic,
+        interrupts: Interrupts::default(),
+        msi: None,
+        proximity_domain: None,
+    }
 }
 
 const HOST: &str = "pcie@3000000000";
@@ -48,9 +70,11 @@ fn qemus_tree_is_read() {
     assert_eq!(ports, [0x900_0000, 0x904_0000]);
 
     let streams = Streams::read(&tree).unwrap();
-    let unit = Smmu { registers: extent(0x905_0000, 0x2_0000), phandle: Some(0x8004), coherent: true };
+    let lines = Interrupts { event: Some(0x6a), error: Some(0x6d), sync: Some(0x6c), page_request: Some(0x6b) };
+    let unit = Smmu { interrupts: lines, coherent: true, ..plain(0x905_0000) };
     assert_eq!(streams.units(), [unit]);
-    let [host] = streams.hosts() else { panic!("one host bridge") };
+    let hosts = Streams::hosts_of(&tree).unwrap();
+    let [host] = &hosts[..] else { panic!("one host bridge") };
     assert_eq!((host.ecam.segment, host.ecam.start_bus, host.ecam.end_bus), (0, 0, 0xff));
     assert_eq!(host.ecam.start(), PhysAddr::new(0x40_1000_0000));
     let window = |start, len, wide| PciWindow { cpu: extent(start, len), bus: start, wide, prefetchable: false };
@@ -139,9 +163,9 @@ fn text_must_end_and_be_text() {
 #[test]
 fn a_board_with_moved_addresses_and_its_own_streams() {
     let streams = streams_of(|_| {}).unwrap();
-    let unit = Smmu { registers: extent(0x2_0001_0000, 0x2_0000), phandle: Some(7), coherent: true };
-    assert_eq!(streams.units(), [unit]);
-    let [host] = streams.hosts() else { panic!("one host bridge") };
+    assert_eq!(streams.units(), [Smmu { coherent: true, ..plain(0x2_0001_0000) }]);
+    let hosts = hosts_of(|_| {}).unwrap();
+    let [host] = &hosts[..] else { panic!("one host bridge") };
     // The window begins with the first bus, the region's base is where bus 0 would be.
     assert_eq!((host.ecam.base, host.ecam.start()), (PhysAddr::new(0x30_0000_0000), PhysAddr::new(0x30_0100_0000)));
     assert_eq!((host.ecam.segment, host.ecam.len_bytes()), (3, 16 << 20));
@@ -169,7 +193,7 @@ fn the_mask_is_applied_before_the_look_up() {
     let streams = streams_of(|root| root.child(HOST).unset("iommu-map")).unwrap();
     assert_eq!(streams.of(at(3, 0x10, 1, 0)), Err(Uncontrolled(at(3, 0x10, 1, 0))));
     let words = Uncontrolled(at(3, 0x10, 1, 0)).to_string();
-    assert_eq!(words, "devicetree: no iommu-map has 0003:10:01.0: its DMA is not controlled");
+    assert_eq!(words, "no SMMUv3 sees 0003:10:01.0: its DMA is not controlled");
 }
 
 #[test]
@@ -254,7 +278,7 @@ fn host_bridges_that_make_no_sense_are_refused() {
     let property = "#address-cells";
     let cells_of = DeviceTreeError::TooManyCells { unit_address, property, cells: 2 };
     assert_eq!(with_host(cells(property, &[2])), Err(cells_of));
-    assert!(with_host(cells("ranges", &[])).unwrap().hosts()[0].windows.is_empty());
+    assert!(hosts_of(|root| root.child(HOST).set(cells("ranges", &[]))).unwrap()[0].windows.is_empty());
 }
 
 #[test]
