@@ -9,12 +9,14 @@
 //! invalidation covers it, entries that are not valid included; an invalidation takes effect at the CMD_SYNC after it
 //! and no sooner; a reserved bit makes its structure illegal.
 
+mod ats;
 mod cache;
 mod command;
 mod config;
 mod control;
 mod dma;
 mod event;
+mod fetching;
 mod interrupt;
 mod model;
 mod queue;
@@ -26,10 +28,10 @@ pub mod walk;
 
 pub use command::{Command, Executed, Scope};
 pub use config::Config;
-pub use dma::Blocked;
+pub use dma::{Blocked, FetchHook};
 pub use event::Event;
 pub use interrupt::{Interrupt, Message, Source};
 pub use model::Model;
 pub use switches::Queue;
 pub use violation::Violation;
-pub use walk::FaultCode;
+pub use walk::{Denied, FaultCode, Granted, Order, Piece, Structure};

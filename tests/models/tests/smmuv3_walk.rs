@@ -149,9 +149,8 @@ fn bits_of_an_ste_of_stage_2() {
             // S2SL0: level 3 without small tables; level 0 with 39 bits has no index.
             (2, 38, 2, 3, STE),
             (2, 38, 2, 2, STE),
-            // S2TG.
-            (2, 46, 2, 1, STE),
-            (2, 46, 2, 2, STE),
+            // S2TG: 3 is none.
+            (2, 46, 2, 3, STE),
             // S2PS: 7 is none; 48 bits are capped to 44; 36 bits are too few for 39 of input.
             (2, 48, 3, 7, STE),
             (2, 48, 3, 5, None),
@@ -181,6 +180,7 @@ fn bits_of_an_ste_of_stage_2() {
     assert_eq!(walk(&bench), Ok(0x5000));
     bench.set(bench.ste(SID) + 16, bench.get(bench.ste(SID) + 16) | 1 << 57);
     assert_eq!(walk(&bench), Err(FaultCode::C_BAD_STE));
+    ste_bits(true, Config::nested().granules(Config::GRAN4K), &[(2, 46, 2, 1, STE), (2, 46, 2, 2, STE)]);
     ste_bits(true, Config::nested().idr0_bits(Config::VMID16, false), &[(2, 0, 16, 0xff, None), (2, 8, 1, 1, STE)]);
 }
 
@@ -200,8 +200,8 @@ fn bits_of_a_cd() {
             (0, 0, 6, 33, None),
             // One level more: the page is taken for a table.
             (0, 0, 6, 24, Some(FaultCode::F_WALK_EABT)),
-            // TG0.
-            (0, 6, 2, 1, CD_BAD),
+            // TG0: 3 is none.
+            (0, 6, 2, 3, CD_BAD),
             // EPD1 clear: T1SZ 0 is none.
             (0, 30, 1, 0, CD_BAD),
             // EPD0.
@@ -235,6 +235,7 @@ fn bits_of_a_cd() {
     );
     cd_bits(Config::nested().idr0_bits(Config::ASID16, false), &[(0, 48, 16, 0xff, None), (0, 56, 1, 1, CD_BAD)]);
     cd_bits(Config { idr3: 0, ..Config::nested() }, &[(1, 1, 1, 1, CD_BAD)]);
+    cd_bits(Config::nested().granules(Config::GRAN4K), &[(0, 6, 2, 1, CD_BAD), (0, 6, 2, 2, CD_BAD)]);
 }
 
 #[test]
@@ -272,7 +273,8 @@ fn descriptors_of_stage_1() {
 #[test]
 fn tables_forbid_what_lies_below() {
     for level in 0..2 {
-        let bench = Bench::first(Config::nested());
+        let config = Config::nested();
+        let bench = Bench::first(Config { idr1: config.idr1 | Config::ATTR_PERMS_OVR, ..config });
         bench.map_first(0, 0x5000);
         let at = bench.first[level];
         // APTable: read only.
@@ -441,7 +443,7 @@ fn substreams_have_cds_of_their_own() {
     ste(0, 3, bench.cd(8), 1);
     assert_eq!((at(None), at(Some(0))), (Ok(0), Ok(0x5000)));
     ste(0, 3, bench.cd(8), 2);
-    assert_eq!((at(None), at(Some(0))), (Ok(0x5000), Err(FaultCode::C_BAD_SUBSTREAMID)));
+    assert_eq!((at(None), at(Some(0))), (Ok(0x5000), Err(FaultCode::F_STREAM_DISABLED)));
     ste(0, 3, bench.cd(8), 3);
     assert_eq!(at(None), Err(FaultCode::C_BAD_STE));
     // Two levels, leaves of 64.

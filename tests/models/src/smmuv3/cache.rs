@@ -1,89 +1,62 @@
-//! The unit's caches, which keep what they may keep (sections 3.17, 3.21 and 16.2).
+//! The unit's caches, which keep what they may keep (sections 3.17, 3.21, 4.4, 5.4.1 and 16.2).
 //!
-//! Nothing is ever evicted: only an invalidation that covers an entry takes it away. Of the configuration entries that
-//! are not valid are kept too. Translations are kept in leaves and, on the way to them, in descriptors of tables;
-//! faults are not.
+//! Nothing is evicted unless a switch asks for it: only an invalidation that covers an entry takes it away, and none takes
+//! more than it must. Of the configuration, entries that are not valid are kept too. Translations are kept in leaves and,
+//! on the way to them, in what leads to tables; faults are not, but the translation that refused an access may be.
 
-use super::command::{Command, Scope};
-use super::walk::{Entry, Regime};
+mod translations;
+
+use super::command::Command;
+use super::violation::Violation;
+use super::walk::Regime;
+use crate::random::Random;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use translations::Translations;
 
 #[derive(Default)]
 pub(super) struct Caches {
     /// Level-1 stream table descriptors, by index.
     pub(super) level1: BTreeMap<u32, u64>,
     pub(super) stes: BTreeMap<u32, [u64; 8]>,
+    /// Level-1 CD descriptors, by stream, log2 of the CDs below, and index.
+    pub(super) cd_level1: BTreeMap<(u32, u32, u32), u64>,
     /// By stream and substream.
     pub(super) cds: BTreeMap<(u32, u32), [u64; 8]>,
-    /// Table descriptors by regime, level, and first address below them.
-    steps: BTreeMap<(Regime, u8, u64), u64>,
-    /// Leaves by regime, log2 of their size, and first address.
-    entries: BTreeMap<(Regime, u32, u64), Entry>,
+    pub(super) translations: Translations,
     /// SPLIT of the stream table, for which level-1 descriptor is a stream's.
     pub(super) split: u32,
-}
-
-/// Bytes below a descriptor of `level`, less one.
-const fn mask(level: u8) -> u64 {
-    (1 << (39 - 9 * level as u32)) - 1
-}
-
-/// The same regime for global entries; `None` for stage 2.
-const fn global(regime: Regime) -> Option<Regime> {
-    match regime {
-        Regime::First { el2, vmid, .. } => Some(Regime::First { el2, vmid, asid: None }),
-        Regime::Second { .. } => None,
-    }
 }
 
 impl Caches {
     /// Number of entries: STEs, CDs, translations.
     pub(super) fn len(&self) -> [usize; 3] {
-        [self.stes.len(), self.cds.len(), self.entries.len()]
+        [self.stes.len(), self.cds.len(), self.translations.len()]
     }
 
     /// The first address of each translation, whatever tags it.
     pub(super) fn inputs(&self) -> Vec<u64> {
-        let mut all: Vec<u64> = self.entries.keys().map(|(_, _, first)| *first).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        self.translations.inputs()
     }
 
-    pub(super) fn step(&self, regime: Regime, level: u8, input: u64) -> Option<u64> {
-        self.steps.get(&(regime, level, input & !mask(level))).copied()
-    }
-
-    pub(super) fn keep_step(&mut self, regime: Regime, level: u8, input: u64, descriptor: u64) {
-        self.steps.insert((regime, level, input & !mask(level)), descriptor);
-    }
-
-    /// The translation for `input`, the smallest where there are several.
-    pub(super) fn entry(&self, regime: Regime, input: u64) -> Option<Entry> {
-        let find = |regime| {
-            [12, 21, 30].iter().find_map(|bits| self.entries.get(&(regime, *bits, input >> bits << bits)).copied())
+    /// The STE of `sid`: its own, or that of a neighbour which says by CONT that they are alike.
+    pub(super) fn ste(&self, sid: u32) -> Option<[u64; 8]> {
+        let own = self.stes.get(&sid);
+        let near = || {
+            let alike = |(other, words): &(&u32, &[u64; 8])| (**other ^ sid) >> (words[1] >> 13 & 0xf) == 0;
+            self.stes.iter().find(alike).map(|(_, words)| words)
         };
-        find(regime).or_else(|| find(global(regime)?))
-    }
-
-    /// Keeps a translation; whether another for the same address was there already.
-    pub(super) fn keep_entry(&mut self, regime: Regime, input: u64, entry: Entry) -> bool {
-        let bits = entry.size.trailing_zeros();
-        let (first, last) = (input & !(entry.size - 1), input | (entry.size - 1));
-        let conflict = self.entries.iter().any(|((other, size, start), _)| {
-            *other == regime && *size != bits && *start <= last && first <= start + ((1 << size) - 1)
-        });
-        self.entries.insert((regime, bits, first), entry);
-        conflict
+        own.or_else(near).copied()
     }
 
     /// Drops what `command` covers, and no more.
-    pub(super) fn invalidate(&mut self, command: &Command) {
+    pub(super) fn invalidate(&mut self, command: &Command) -> Option<Violation> {
+        let translations = &mut self.translations;
         match *command {
             Command::ConfigAll => {
                 self.level1.clear();
                 self.stes.clear();
+                self.cd_level1.clear();
                 self.cds.clear();
             }
             Command::ConfigSte { sid, leaf } => {
@@ -99,59 +72,62 @@ impl Caches {
                 let split = self.split;
                 self.level1.retain(|index, _| *index < first as u32 >> split || *index > last >> split);
             }
-            Command::ConfigCd { sid, ssid, .. } => {
+            Command::ConfigCd { sid, ssid, leaf } => {
                 self.cds.remove(&(sid, ssid));
+                if !leaf {
+                    self.cd_level1.retain(|(own, leaf, index), _| *own != sid || *index != ssid >> leaf);
+                }
             }
-            Command::ConfigCdAll { sid } => self.cds.retain(|(cached, _), _| *cached != sid),
+            Command::ConfigCdAll { sid } => {
+                self.cd_level1.retain(|(own, ..), _| *own != sid);
+                self.cds.retain(|(own, _), _| *own != sid);
+            }
             Command::TlbiEverything => {
-                self.drop_all(|regime| !matches!(regime, Regime::First { el2: true, .. }));
+                translations.drop_all(|regime| !matches!(regime, Regime::First { el2: true, .. }));
             }
-            Command::TlbiAll { vmid } => {
-                self.drop_all(|regime| matches!(regime, Regime::First { el2: false, vmid: own, .. } if own == vmid));
-            }
+            Command::TlbiAll { vmid } => translations
+                .drop_all(|regime| matches!(regime, Regime::First { el2: false, vmid: own, .. } if own == vmid)),
             Command::TlbiAsid { vmid, asid } => {
-                self.drop_all(|regime| regime == Regime::First { el2: false, vmid, asid: Some(asid) });
+                translations.drop_all(|regime| regime == Regime::First { el2: false, vmid, asid: Some(asid) });
             }
-            Command::TlbiVmid { vmid } => self.drop_all(|regime| match regime {
+            Command::TlbiVmid { vmid } => translations.drop_all(|regime| match regime {
                 Regime::First { el2, vmid: own, .. } => !el2 && own == vmid,
                 Regime::Second { vmid: own } => own == vmid,
             }),
-            Command::TlbiEl2All => self.drop_all(|regime| matches!(regime, Regime::First { el2: true, .. })),
-            Command::TlbiEl2Asid { asid } => {
-                self.drop_all(|regime| regime == Regime::First { el2: true, vmid: 0, asid: Some(asid) });
+            Command::TlbiEl2All => {
+                translations.drop_all(|regime| matches!(regime, Regime::First { el2: true, .. }));
             }
-            Command::TlbiVa { vmid, asid, scope } => self.drop_scope(&scope, |regime| of(regime, false, vmid, asid)),
-            Command::TlbiEl2Va { asid, scope } => self.drop_scope(&scope, |regime| of(regime, true, 0, asid)),
-            Command::TlbiIpa { vmid, scope } => self.drop_scope(&scope, |regime| regime == Regime::Second { vmid }),
+            Command::TlbiEl2Asid { asid } => {
+                translations.drop_all(|regime| regime == Regime::First { el2: true, vmid: 0, asid: Some(asid) });
+            }
+            Command::TlbiVa { vmid, asid, scope } => {
+                return translations.drop_scope(&scope, |regime| of(regime, false, vmid, asid));
+            }
+            Command::TlbiEl2Va { asid, scope } => {
+                return translations.drop_scope(&scope, |regime| of(regime, true, 0, asid));
+            }
+            Command::TlbiIpa { vmid, scope } => {
+                return translations.drop_scope(&scope, |regime| regime == Regime::Second { vmid });
+            }
             _ => {}
         }
+        None
     }
 
-    /// Drops STEs, and the CDs that were fetched through them.
+    /// Drops STEs, and the CDs that were fetched through them, level-1 descriptors of CDs included.
     fn configuration(&mut self, first: u32, last: u32) {
         self.stes.retain(|sid, _| !(first..=last).contains(sid));
+        self.cd_level1.retain(|(sid, ..), _| !(first..=last).contains(sid));
         self.cds.retain(|(sid, _), _| !(first..=last).contains(sid));
     }
 
-    fn drop_all(&mut self, covers: impl Fn(Regime) -> bool) {
-        self.steps.retain(|(regime, ..), _| !covers(*regime));
-        self.entries.retain(|(regime, ..), _| !covers(*regime));
-    }
-
-    fn drop_scope(&mut self, scope: &Scope, covers: impl Fn(Regime) -> bool) {
-        // Only the 4 KiB granule is ever cached.
-        if !matches!(scope.granule, 0 | 12) {
-            return;
-        }
-        let last = scope.len.map_or(scope.address, |len| scope.address.saturating_add(len - 1));
-        let meets = |start: u64, mask: u64| start <= last && scope.address <= start + mask;
-        self.entries.retain(|(regime, bits, start), entry| {
-            let level = scope.level == 0 || scope.level == entry.level;
-            !(covers(*regime) && level && meets(*start, (1 << bits) - 1))
-        });
-        if !scope.leaf_only {
-            self.steps.retain(|(regime, level, start), _| !(covers(*regime) && meets(*start, mask(*level))));
-        }
+    /// Loses one entry of each kind.
+    pub(super) fn evict(&mut self, random: &mut Random) {
+        evict_one(&mut self.level1, random);
+        evict_one(&mut self.stes, random);
+        evict_one(&mut self.cd_level1, random);
+        evict_one(&mut self.cds, random);
+        self.translations.evict(random);
     }
 }
 
@@ -162,5 +138,15 @@ fn of(regime: Regime, el2: bool, vmid: u16, asid: Option<u16>) -> bool {
             (own_el2, own_vmid) == (el2, vmid) && (asid.is_none() || own.is_none() || asid == own)
         }
         Regime::Second { .. } => false,
+    }
+}
+
+fn evict_one<K: Ord + Copy, V>(cache: &mut BTreeMap<K, V>, random: &mut Random) {
+    if cache.is_empty() {
+        return;
+    }
+    let chosen = random.below(cache.len());
+    if let Some(key) = cache.keys().nth(chosen).copied() {
+        cache.remove(&key);
     }
 }

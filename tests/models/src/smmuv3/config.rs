@@ -1,5 +1,7 @@
 //! What a unit reports in its identification registers.
 
+use super::walk::Granule;
+
 /// The unit's identity: raw registers (section 6.3.1 to 6.3.8), and what follows from them.
 ///
 /// The constructors give sensible units; [`Config::idr0_bits`] and its like change single bits.
@@ -34,10 +36,14 @@ impl Config {
     pub const HYP: u32 = 1 << 9;
     /// IDR0.ATS.
     pub const ATS: u32 = 1 << 10;
+    /// IDR0.NS1ATS: no ATS of stage 1 alone.
+    pub const NS1ATS: u32 = 1 << 11;
     /// IDR0.ASID16.
     pub const ASID16: u32 = 1 << 12;
     /// IDR0.MSI.
     pub const MSI: u32 = 1 << 13;
+    /// IDR0.SEV: CMD_SYNC wakes waiting CPUs.
+    pub const SEV: u32 = 1 << 14;
     /// IDR0.PRI.
     pub const PRI: u32 = 1 << 16;
     /// IDR0.VMID16.
@@ -48,14 +54,22 @@ impl Config {
     pub const TERM_MODEL: u32 = 1 << 26;
     /// IDR0.ST_LEVEL: both bits.
     pub const ST_LEVEL: u32 = 3 << 27;
+    /// IDR1.ATTR_PERMS_OVR: PRIVCFG and INSTCFG.
+    pub const ATTR_PERMS_OVR: u32 = 1 << 26;
     /// IDR1.ATTR_TYPES_OVR.
     pub const ATTR_TYPES_OVR: u32 = 1 << 27;
     /// IDR1.REL, QUEUES_PRESET and TABLES_PRESET.
     pub const PRESET: u32 = 7 << 28;
     /// IDR3.RIL: invalidation by range.
     pub const RIL: u32 = 1 << 10;
+    /// IDR3.STT: small translation tables.
+    pub const STT: u32 = 1 << 9;
     /// IDR5.GRAN4K.
     pub const GRAN4K: u32 = 1 << 4;
+    /// IDR5.GRAN16K.
+    pub const GRAN16K: u32 = 1 << 5;
+    /// IDR5.GRAN64K.
+    pub const GRAN64K: u32 = 1 << 6;
 
     /// What QEMU 10 and 11 report for `-M virt,iommu=smmuv3`: both stages.
     pub const fn nested() -> Self {
@@ -150,11 +164,42 @@ impl Config {
         Self { idr5: self.idr5 & !7 | oas, ..self }
     }
 
+    /// The same unit with these granules only: [`Config::GRAN4K`] and its like.
+    pub const fn granules(self, bits: u32) -> Self {
+        Self { idr5: self.idr5 & !(7 << 4) | bits, ..self }
+    }
+
+    /// The same unit with this IDR0.HTTU: 0 no hardware updates, 1 access flags, 2 dirty state as well.
+    pub const fn httu(self, level: u32) -> Self {
+        Self { idr0: self.idr0 & !(3 << 6) | level << 6, ..self }
+    }
+
+    /// The same unit with substream ids of `bits` bits, at most 20, and 2-level CD tables where there are any.
+    pub const fn ssid_bits(self, bits: u32) -> Self {
+        Self { idr1: self.idr1 & !(0x1f << 6) | bits << 6, ..self }.idr0_bits(Self::CD2L, bits != 0)
+    }
+
+    /// The same unit with this IDR0.STALL_MODEL: 0 faults stall or terminate, 1 they terminate, 2 they stall.
+    pub const fn stalling(self, model: u32) -> Self {
+        Self { idr0: self.idr0 & !(3 << 24) | model << 24, ..self }
+    }
+
+    /// The same unit with or without ATS, and page requests with it.
+    pub const fn ats(self, has: bool) -> Self {
+        self.idr0_bits(if has { Self::ATS } else { Self::ATS | Self::PRI }, has)
+    }
+
+    /// The same unit with this IDR3.BBML: how much of break-before-make it does without.
+    pub const fn break_level(self, level: u32) -> Self {
+        Self { idr3: self.idr3 & !(3 << 11) | level << 11, ..self }
+    }
+
     pub(super) const fn has(&self, bits: u32) -> bool {
         self.idr0 & bits == bits
     }
 
-    pub(super) const fn httu(&self) -> u32 {
+    /// HTTU: 0 none, 1 access flags, 2 and 3 dirty state as well.
+    pub(super) const fn updates(&self) -> u32 {
         self.idr0 >> 6 & 3
     }
 
@@ -206,8 +251,31 @@ impl Config {
         self.idr3 >> 11 & 3
     }
 
-    pub(super) const fn gran4k(&self) -> bool {
-        self.idr5 & Self::GRAN4K != 0
+    pub(super) const fn has_granule(&self, granule: Granule) -> bool {
+        let bit = match granule.bits() {
+            12 => Self::GRAN4K,
+            14 => Self::GRAN16K,
+            _ => Self::GRAN64K,
+        };
+        self.idr5 & bit != 0
+    }
+
+    /// log2 of the smallest granule, which is that of ATS (STU).
+    pub(super) const fn smallest_granule(&self) -> u32 {
+        match self.idr5 >> 4 & 7 {
+            granules if granules & 1 != 0 => 12,
+            granules if granules & 2 != 0 => 14,
+            _ => 16,
+        }
+    }
+
+    /// The largest T0SZ, T1SZ or S2T0SZ.
+    pub(super) const fn most_t0sz(&self, granule: Granule) -> u32 {
+        match (self.small_tables(), granule.bits()) {
+            (false, _) => 39,
+            (true, 16) => 47,
+            _ => 48,
+        }
     }
 
     /// Width in bits of an address size in the encoding of OAS, IPS and S2PS; `None` where it is reserved.

@@ -1,14 +1,20 @@
 //! Requests of devices.
 
-use super::cache::Caches;
-use super::config::Config;
+mod live;
+
+pub use live::FetchHook;
+pub(super) use live::Fetching;
+
 use super::control;
 use super::unit::Unit;
-use super::violation::Violation;
-use super::walk::{Entry, FaultCode, Refused, Regime, View, request};
-use crate::memory::TestMemory;
+use super::walk::{self, Denied, FaultCode, Found, Granted, Order, Refused, Request};
+use crate::random::Random;
 use alloc::vec::Vec;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
+use live::Live;
+
+/// CR0.ATSCHK.
+const ATSCHK: u32 = 1 << 4;
 
 /// Why a request was blocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,90 +59,109 @@ impl Unit {
         Ok(extents)
     }
 
-    /// Where the byte at `iova` lies.
-    fn page(&mut self, sid: u32, ssid: Option<u32>, iova: u64, write: bool) -> Result<u64, Refused> {
+    /// Where the byte at `iova` lies. Nothing is recorded.
+    pub(super) fn page(&mut self, sid: u32, ssid: Option<u32>, iova: u64, write: bool) -> Result<u64, Refused> {
         if self.cr0.actual & control::SMMUEN == 0 {
             let aborts = self.gbpa & control::ABORT != 0 || iova >> self.config.output_bits() != 0;
             return if aborts { Err(FaultCode::NONE.into()) } else { Ok(iova) };
         }
-        self.translate(sid, ssid, iova, write)
+        self.translate(Request { sid, ssid, iova, write }).map(|found| found.phys())
     }
 
-    /// Where the byte at `iova` lies, with the unit on.
-    fn translate(&mut self, sid: u32, ssid: Option<u32>, iova: u64, write: bool) -> Result<u64, Refused> {
-        let mut view = Cached {
+    /// Where the byte lies, with the unit on.
+    fn translate(&mut self, request: Request) -> Result<Found, Refused> {
+        self.lose_entries();
+        let (config, tables) = (self.config, self.tables);
+        walk::request(&mut self.live(), &config, tables, request)
+    }
+
+    /// The answer to a request of a device for a translation (section 3.9.1.2). With `write` it asks for writes as well (NW
+    /// clear): accessed and dirty flags are set as by the access. F_BAD_ATS_TREQ is recorded.
+    pub(super) fn ats_request(
+        &mut self,
+        sid: u32,
+        ssid: Option<u32>,
+        iova: u64,
+        write: bool,
+    ) -> Result<Granted, Denied> {
+        let answer = if self.cr0.actual & control::SMMUEN == 0 {
+            Err(Denied::Unsupported { recorded: true })
+        } else {
+            self.lose_entries();
+            let (config, tables, checked) = (self.config, self.tables, self.cr0.actual & ATSCHK != 0);
+            walk::ask(&mut self.live(), &config, tables, Request { sid, ssid, iova, write }, checked)
+        };
+        if answer == Err(Denied::Unsupported { recorded: true }) {
+            self.report(sid, ssid, iova, write, &FaultCode::F_BAD_ATS_TREQ.into());
+        }
+        answer
+    }
+
+    /// Where a translated request to `phys` goes (section 3.9.1.3). Nothing is recorded.
+    pub(super) fn ats_translated(&mut self, sid: u32, phys: u64, write: bool) -> Result<u64, Refused> {
+        if self.cr0.actual & control::SMMUEN == 0 {
+            return Err(FaultCode::F_TRANSL_FORBIDDEN.into());
+        }
+        let (config, tables, checked) = (self.config, self.tables, self.cr0.actual & ATSCHK != 0);
+        let request = Request { sid, ssid: None, iova: phys, write };
+        walk::translated(&mut self.live(), &config, tables, request, checked)
+    }
+
+    /// Memory as it looks from behind the caches.
+    fn live(&mut self) -> Live<'_> {
+        self.caches.split = match self.tables.config >> 6 & 0x1f {
+            split @ (6 | 8 | 10) => split,
+            _ => 6,
+        };
+        Live {
             caches: &mut self.caches,
             memory: &self.memory,
             config: &self.config,
             violations: &mut self.violations,
-        };
-        view.caches.split = self.tables.config >> 6 & 0x1f;
-        let found = request(&mut view, &self.config, self.tables, sid, ssid, iova, write)?;
-        Ok(found.entry.phys + (iova & (found.entry.size - 1)))
+            fetching: &mut self.fetching,
+        }
     }
 
-    /// Every stream whose STE is cached reads from each of `inputs`, and nobody is told what comes of it.
+    /// Lets caches lose entries, where a switch asks for it.
+    fn lose_entries(&mut self) {
+        let fetching = &mut self.fetching;
+        if let Some(one_in) = fetching.evict
+            && fetching.random.below(one_in) == 0
+        {
+            self.caches.evict(&mut fetching.random);
+        }
+    }
+
+    /// Every stream whose STE is cached reads from each of `inputs`, by each substream whose CD is, and nobody is told what
+    /// comes of it.
     pub(super) fn ask_again(&mut self, inputs: &[u64]) {
-        let sids: Vec<u32> = self.caches.stes.keys().copied().collect();
-        for (sid, iova) in sids.into_iter().flat_map(|sid| inputs.iter().map(move |iova| (sid, *iova))) {
-            let _ = self.translate(sid, None, iova, false);
+        let mut askers: Vec<(u32, Option<u32>)> = self.caches.stes.keys().map(|sid| (*sid, None)).collect();
+        askers.extend(self.caches.cds.keys().map(|(sid, ssid)| (*sid, Some(*ssid))));
+        for ((sid, ssid), iova) in askers.into_iter().flat_map(|asker| inputs.iter().map(move |iova| (asker, *iova))) {
+            let _ = self.translate(Request { sid, ssid, iova, write: false });
         }
     }
-}
 
-/// Memory behind the unit's caches.
-struct Cached<'a> {
-    caches: &'a mut Caches,
-    memory: &'a TestMemory,
-    config: &'a Config,
-    violations: &'a mut Vec<Violation>,
-}
-
-impl View for Cached<'_> {
-    fn word(&mut self, phys: u64) -> Option<u64> {
-        self.memory.device_read64(PhysAddr::new(phys))
-    }
-
-    fn level1(&mut self, index: u32, phys: u64) -> Option<u64> {
-        if let Some(descriptor) = self.caches.level1.get(&index) {
-            return Some(*descriptor);
+    /// From now on words are fetched in this order.
+    pub(super) fn set_order(&mut self, order: Order) {
+        self.fetching.order = order;
+        if let Order::Shuffled(seed) = order {
+            self.fetching.random = Random::new(seed);
         }
-        let descriptor = self.word(phys)?;
-        self.caches.level1.insert(index, descriptor);
-        Some(descriptor)
     }
 
-    fn ste(&mut self, sid: u32) -> Option<[u64; 8]> {
-        self.caches.stes.get(&sid).copied()
+    pub(super) fn set_fetch_hook(&mut self, hook: Option<FetchHook>) {
+        self.fetching.hook = hook;
     }
 
-    fn keep_ste(&mut self, sid: u32, words: &[u64; 8]) {
-        self.caches.stes.insert(sid, *words);
+    /// Contiguous groups are kept leaf by leaf.
+    pub(super) fn split_groups(&mut self, split: bool) {
+        self.fetching.single = split;
     }
 
-    fn cd(&mut self, sid: u32, ssid: u32) -> Option<[u64; 8]> {
-        self.caches.cds.get(&(sid, ssid)).copied()
-    }
-
-    fn keep_cd(&mut self, sid: u32, ssid: u32, words: &[u64; 8]) {
-        self.caches.cds.insert((sid, ssid), *words);
-    }
-
-    fn step(&mut self, regime: Regime, level: u8, input: u64) -> Option<u64> {
-        self.caches.step(regime, level, input)
-    }
-
-    fn keep_step(&mut self, regime: Regime, level: u8, input: u64, descriptor: u64) {
-        self.caches.keep_step(regime, level, input, descriptor);
-    }
-
-    fn entry(&mut self, regime: Regime, input: u64) -> Option<Entry> {
-        self.caches.entry(regime, input)
-    }
-
-    fn keep_entry(&mut self, regime: Regime, input: u64, entry: Entry) {
-        if self.caches.keep_entry(regime, input, entry) && self.config.bbml() < 2 {
-            self.violations.push(Violation::Conflict { iova: input });
-        }
+    /// From now on caches lose entries at one lookup in so many; zero: never.
+    pub(super) fn set_evict(&mut self, seed: u64, one_in: usize) {
+        self.fetching.random = Random::new(seed);
+        self.fetching.evict = (one_in != 0).then_some(one_in);
     }
 }

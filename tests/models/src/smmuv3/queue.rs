@@ -193,7 +193,7 @@ impl Unit {
             if command.is_configuration() && !core::mem::replace(&mut asked, true) {
                 self.ask_again(&before);
             }
-            self.caches.invalidate(&command);
+            self.violations.extend(self.caches.invalidate(&command));
         }
     }
 

@@ -4,6 +4,7 @@ use super::cache::Caches;
 use super::command::{Command, Executed};
 use super::config::Config;
 use super::control::Acknowledged;
+use super::dma::Fetching;
 use super::event::Event;
 use super::interrupt::{Interrupt, MessageConfig};
 use super::queue::Ring;
@@ -54,6 +55,7 @@ pub(super) struct Unit {
     pub(super) unknown: [bool; 3],
 
     pub(super) caches: Caches,
+    pub(super) fetching: Fetching,
     pub(super) log: Vec<Executed>,
     pub(super) recorded: Vec<Event>,
     pub(super) interrupts: Vec<Interrupt>,
@@ -86,6 +88,7 @@ impl Unit {
             timing_out: false,
             unknown: [true, true, config.has(Config::HYP)],
             caches: Caches::default(),
+            fetching: Fetching::default(),
             log: Vec::new(),
             recorded: Vec::new(),
             interrupts: Vec::new(),

@@ -135,4 +135,29 @@ pub enum Violation {
         /// The address.
         iova: u64,
     },
+    /// A translation was changed, and the new one came to be cached while the old one was: break-before-make was left out.
+    Changed {
+        /// The address.
+        iova: u64,
+    },
+    /// Leaves of a contiguous group that are valid, and do not map contiguous memory alike.
+    Contiguous {
+        /// The address.
+        iova: u64,
+    },
+    /// A TLB invalidation with granule whose address is not aligned for its level: what it covers is unpredictable (section
+    /// 4.4.1), here nothing.
+    RangeMisaligned {
+        /// The address.
+        address: u64,
+        /// log2 of the granule.
+        granule: u8,
+        /// TTL.
+        level: u8,
+    },
+    /// Hardware updates of a stage whose walks are not coherent and write-back cacheable (IDR0.COHACC, IR, OR and SH).
+    UpdatesNotSnooped {
+        /// Stage 2.
+        second: bool,
+    },
 }

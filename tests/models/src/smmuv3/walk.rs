@@ -5,24 +5,37 @@
 //! [`Snapshot`](crate::memory::Snapshot); [`reachable`] lists all that a stream reaches.
 //!
 //! Linear and 2-level stream tables (section 5.1), STE (5.2), linear and 2-level CD tables (5.3), CD (5.4), Armv8
-//! translation tables of stage 1, stage 2 and both with the 4 KiB granule. Not: other granules, AArch32 formats,
-//! updates of accessed and dirty state, stalls, memory attributes.
+//! translation tables of stage 1, stage 2 and both, of each granule. Not: addresses beyond 48 bits, AArch32 formats,
+//! memory attributes but for what S2PTW and hardware updates ask of them. Accessed and dirty flags are not written, and a
+//! leaf that a write would make dirty lets it through.
 
+mod ats;
 mod code;
 mod context;
+mod first;
+mod granule;
 mod page;
 mod reach;
 mod request;
+mod second;
 mod stream;
+mod view;
 
+pub use ats::{Denied, Granted};
+pub(super) use ats::{ask, translated};
 pub use code::FaultCode;
 pub(super) use code::{Class, Policy, Refused};
+pub(super) use granule::Granule;
+pub(super) use page::{Cursor, Host};
 pub use reach::{Reach, reachable};
-pub(super) use request::{Entry, Regime, Rights, View, request};
+pub(super) use request::{Entry, Found, Regime, Request, request};
+pub(super) use view::View;
+pub use view::{Order, Piece, Stage, Structure};
 
 use super::Config;
 use iommu_core::addr::{Iova, PhysAddr};
-use request::Plain;
+use request::Rights;
+use view::Plain;
 
 /// How the walker reads 8 bytes of memory; `None` where no memory answers.
 pub type Read64<'a> = &'a dyn Fn(PhysAddr) -> Option<u64>;
@@ -68,14 +81,15 @@ pub fn translate(
     iova: Iova,
     write: bool,
 ) -> Result<Translation, FaultCode> {
-    let found = |write| request(&mut Plain(read64), config, tables, sid, ssid, iova.get(), write);
-    let found = found(write).map_err(|refused: Refused| refused.code)?;
+    let request_for = Request { sid, ssid, iova: iova.get(), write };
+    let found = request(&mut Plain(read64), config, tables, request_for);
+    let found = found.map_err(|refused: Refused| refused.code)?;
     let (asid, vmid) = match found.regime {
         None => (None, None),
         Some(Regime::First { vmid, asid, .. }) => (asid, Some(vmid)),
         Some(Regime::Second { vmid }) => (None, Some(vmid)),
     };
-    let Rights { read, write } = found.entry.rights();
-    let phys = PhysAddr::new(found.entry.phys + (iova.get() & (found.entry.size - 1)));
-    Ok(Translation { phys, size: found.entry.size, write, read, asid, vmid })
+    let Rights { read, write, clean } = found.entry.rights();
+    let phys = PhysAddr::new(found.phys());
+    Ok(Translation { phys, size: found.entry.mask() + 1, write: write || clean, read, asid, vmid })
 }

@@ -1,14 +1,16 @@
 //! Substreams and context descriptors.
 
-use super::page::{Half, Stage1};
-use super::stream::Ste;
-use super::{Config, FaultCode, Policy, Refused, View};
+use super::page::{Flags, Stage1, Tables};
+use super::stream::{Ste, TABLE};
+use super::view::{fetch as fetch_words, fetch_one};
+use super::{Config, FaultCode, Granule, Policy, Refused, Structure, View};
 
 /// A context descriptor, as it was fetched.
 pub(super) type Cd = [u64; 8];
 
 const BAD_CD: Refused = Refused::by(FaultCode::C_BAD_CD);
 const BAD_SUBSTREAM: Refused = Refused::by(FaultCode::C_BAD_SUBSTREAMID);
+const DISABLED: Refused = Refused::by(FaultCode::F_STREAM_DISABLED);
 
 /// The CD that a request with `ssid` uses; `None` where S1DSS lets it bypass stage 1.
 pub(super) fn select(words: &Ste, ssid: Option<u32>) -> Result<Option<u32>, Refused> {
@@ -16,43 +18,60 @@ pub(super) fn select(words: &Ste, ssid: Option<u32>) -> Result<Option<u32>, Refu
     match ssid {
         None if substreams == 0 => Ok(Some(0)),
         Some(_) if substreams == 0 => Err(BAD_SUBSTREAM),
-        None if default == 0 => Err(Refused::by(FaultCode::F_STREAM_DISABLED)),
+        None if default == 0 => Err(DISABLED),
         None if default == 1 => Ok(None),
         None => Ok(Some(0)),
-        Some(ssid) if u64::from(ssid) >> substreams != 0 || default == 2 && ssid == 0 => Err(BAD_SUBSTREAM),
+        Some(ssid) if u64::from(ssid) >> substreams != 0 => Err(BAD_SUBSTREAM),
+        // Its CD is that of requests without substream.
+        Some(0) if default == 2 => Err(DISABLED),
         Some(ssid) => Ok(Some(ssid)),
     }
+}
+
+/// A request with `ssid` where stage 1 is not used at all.
+pub(super) fn without_first(ssid: Option<u32>) -> Result<(), Refused> {
+    if ssid.is_some() { Err(BAD_SUBSTREAM) } else { Ok(()) }
 }
 
 /// How the 64 bytes, or the 8, at an address that stage 2 may translate are found.
 pub(super) type Locate<'a> = &'a mut dyn FnMut(&mut dyn View, u64) -> Result<u64, Refused>;
 
-/// Reads the CD of `ssid`.
-pub(super) fn fetch(view: &mut dyn View, words: &Ste, ssid: u32, locate: Locate<'_>) -> Result<Cd, Refused> {
+/// The CD of `ssid`, from the view's cache or from memory.
+pub(super) fn cd(view: &mut dyn View, words: &Ste, sid: u32, ssid: u32, locate: Locate<'_>) -> Result<Cd, Refused> {
+    if let Some(cd) = view.cd(sid, ssid) {
+        return Ok(cd);
+    }
     let pointer = words[0] & 0x000f_ffff_ffff_ffc0;
-    let substreams = (words[0] >> 59) as u32;
-    // CDs in a leaf, as a power of two.
-    let leaf = match words[0] >> 4 & 3 {
-        1 => 6,
-        _ => 10,
-    };
-    let at = if substreams != 0 && words[0] >> 4 & 3 != 0 {
-        let base = pointer & !((1 << (substreams.saturating_sub(leaf) + 3).max(6)) - 1);
-        let at = base + u64::from(ssid >> leaf) * 8;
-        let phys = locate(view, at)?;
-        let descriptor = view.word(phys).ok_or(Refused::fetching(FaultCode::F_CD_FETCH, at))?;
-        if descriptor & 1 == 0 {
+    let (substreams, format) = (words[0] >> 59, words[0] >> 4 & 3);
+    let at = if substreams != 0 && format != 0 {
+        // CDs in a leaf, as a power of two.
+        let leaf = if format == 1 { 6 } else { 10 };
+        let descriptor = match view.cd_level1(sid, leaf, ssid) {
+            Some(descriptor) => descriptor,
+            None => {
+                let phys = locate(view, pointer + u64::from(ssid >> leaf) * 8)?;
+                let refused = Refused::fetching(FaultCode::F_CD_FETCH, phys);
+                let descriptor = fetch_one(view, Structure::CdTable, phys).ok_or(refused)?;
+                view.keep_cd_level1(sid, leaf, ssid, descriptor);
+                descriptor
+            }
+        };
+        // V; reserved bits, those below leaves of 64 KiB included.
+        let reserved = 0xfff << 52 | if leaf == 6 { 0xffe } else { 0xfffe };
+        if descriptor & 1 == 0 || descriptor & reserved != 0 {
             return Err(BAD_SUBSTREAM);
         }
         (descriptor & 0x000f_ffff_ffff_f000) + u64::from(ssid & ((1 << leaf) - 1)) * 64
     } else {
-        (pointer & !((1 << (substreams + 6)) - 1)) + u64::from(ssid) * 64
+        pointer + u64::from(ssid) * 64
     };
     let phys = locate(view, at)?;
-    super::stream::fetch(view, phys).map_err(|_| Refused::fetching(FaultCode::F_CD_FETCH, at))
+    let words = fetch_words(view, Structure::Cd, phys).map_err(|at| Refused::fetching(FaultCode::F_CD_FETCH, at))?;
+    view.keep_cd(sid, ssid, &words);
+    Ok(words)
 }
 
-/// Checks a CD and says what it means. `nested`: its addresses are stage 2's to translate.
+/// Checks a CD (section 5.4.2) and says what it means. `nested`: its addresses are stage 2's to translate.
 pub(super) fn check(config: &Config, ste: &Ste, cd: &Cd, nested: bool) -> Result<Stage1, Refused> {
     let bit = |bit: u32| cd[0] >> bit & 1 != 0;
     // V, AA64, little endian.
@@ -65,12 +84,13 @@ pub(super) fn check(config: &Config, ste: &Ste, cd: &Cd, nested: bool) -> Result
         1 => !stall,
         _ => stall,
     };
-    let dirty = (!ha || config.httu() >= 1) && (!hd || ha && config.httu() >= 2);
-    if !stalls || !dirty || config.has(Config::TERM_MODEL) && !access {
+    let updates = (!ha || config.updates() >= 1) && (!hd || ha && config.updates() >= 2);
+    if !stalls || !updates || config.has(Config::TERM_MODEL) && !access {
         return Err(BAD_CD);
     }
+    let el2 = !nested && ste[1] >> 30 & 3 == 2;
     let asid = (cd[0] >> 48) as u16;
-    if asid > 0xff && !config.has(Config::ASID16) {
+    if !el2 && asid > 0xff && !config.has(Config::ASID16) {
         return Err(BAD_CD);
     }
     // NSCFG, E0PD, HAFT and their like are reserved here, as is what needs page-based attributes or MPAM.
@@ -79,34 +99,35 @@ pub(super) fn check(config: &Config, ste: &Ste, cd: &Cd, nested: bool) -> Result
         return Err(BAD_CD);
     }
     let output_bits = Config::width(cd[0] >> 32 & 7).ok_or(BAD_CD)?.min(config.output_bits());
-    let half = |txsz: u64, granule_is_4k: bool, word: u64| {
-        let (txsz, most) = (txsz as u32 & 0x3f, if config.small_tables() { 48 } else { 39 });
-        if !(16..=most).contains(&txsz) || !granule_is_4k || !config.gran4k() {
+    let half = |txsz: u64, granule: Option<Granule>, word: u64, tagged: bool| {
+        let granule = granule.filter(|granule| config.has_granule(*granule)).ok_or(BAD_CD)?;
+        let txsz = txsz as u32 & 0x3f;
+        if txsz < 16 || txsz > config.most_t0sz(granule) {
             return Err(BAD_CD);
         }
-        let table = word & 0x000f_ffff_ffff_fff0;
-        let input_bits = 64 - txsz;
-        // Levels below the top each take 9 bits.
-        let below = (input_bits - 13) / 9;
-        let size = (1u64 << (input_bits - 12 - 9 * below + 3)).max(64);
-        // Nested, the width is that of stage 2's input, which stage 2 checks itself.
-        if table & (size - 1) != 0 || !nested && table >> output_bits != 0 {
+        let (table, input_bits) = (word & TABLE, 64 - txsz);
+        let level = granule.top(input_bits);
+        let size = (1u64 << (input_bits - granule.shift(level) + 3)).max(16);
+        // Nested, stage 2 still checks what lies within.
+        if table & (size - 1) != 0 || table >> output_bits.min(48) != 0 {
             return Err(BAD_CD);
         }
-        Ok(Half { table, input_bits, level: (3 - below) as u8, flat: word & 2 != 0 })
+        Ok(Tables { table, level, input_bits, output_bits, granule, flat: word & 2 != 0, tagged })
     };
-    // TG0 is 0 for 4 KiB, TG1 is 2.
-    let low = if bit(14) { None } else { Some(half(cd[0], cd[0] >> 6 & 3 == 0, cd[1])?) };
-    let high = if bit(30) { None } else { Some(half(cd[0] >> 16, cd[0] >> 22 & 3 == 2, cd[2])?) };
-    let el2 = !nested && ste[1] >> 30 & 3 == 2;
+    // EL2 has one half, which is always on.
+    let low = if bit(14) && !el2 { None } else { Some(half(cd[0], Granule::low(cd[0] >> 6), cd[1], bit(38))?) };
+    let second_half = |cd: &Cd| half(cd[0] >> 16, Granule::high(cd[0] >> 22), cd[2], bit(39));
+    let high = if bit(30) || el2 { None } else { Some(second_half(cd)?) };
+    // IR and OR write-back, SH not for this agent alone, of each half that is walked.
+    let cached = |low: u32| cd[0] >> low & 1 != 0 && cd[0] >> (low + 2) & 1 != 0 && cd[0] >> (low + 5) & 1 != 0;
+    let snooped = config.has(Config::COHACC) && (low.is_none() || cached(8)) && (high.is_none() || cached(24));
     Ok(Stage1 {
         low,
         high,
-        output_bits,
         asid,
         el2,
         privileged: el2 || ste[1] >> 48 & 3 == 3,
-        no_access_flag: bit(35) || ha,
-        policy: Policy { silent: !bit(45), stalls: bit(44), aborts: bit(46) },
+        flags: Flags { accessed: ha, dirty: hd, ignored: bit(35), snooped },
+        policy: Policy { silent: !bit(45), stalls: stall, aborts: access },
     })
 }

@@ -1,9 +1,9 @@
 //! One request, from stream id to memory, through whatever the view keeps in caches.
 
-use super::page::{self, Leaf, Stage1, Stage2};
-use super::stream::{self, Kind};
-use super::{Class, Config, FaultCode, Read64, Refused, Tables, context};
-use iommu_core::addr::PhysAddr;
+use super::page::Stage2;
+use super::second::{self, Asked};
+use super::stream::{self, Kind, Ste};
+use super::{Class, Config, FaultCode, Granule, Refused, Tables, View, context, first};
 
 /// What tags a translation in the TLB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,13 +24,19 @@ pub(in crate::smmuv3) enum Regime {
 pub(in crate::smmuv3) struct Rights {
     pub(in crate::smmuv3) read: bool,
     pub(in crate::smmuv3) write: bool,
+    /// A write would be let through once the leaf is dirty.
+    pub(in crate::smmuv3) clean: bool,
 }
 
 impl Rights {
-    const ALL: Self = Self { read: true, write: true };
+    pub(super) const ALL: Self = Self { read: true, write: true, clean: false };
 
-    const fn allow(self, write: bool) -> bool {
+    pub(in crate::smmuv3) const fn allow(self, write: bool) -> bool {
         if write { self.write } else { self.read }
+    }
+
+    pub(super) const fn could(self, write: bool) -> bool {
+        self.allow(write) || write && self.clean
     }
 }
 
@@ -40,72 +46,61 @@ pub(in crate::smmuv3) struct Entry {
     /// What stage 1 gives for its first byte.
     pub(in crate::smmuv3) ipa: u64,
     pub(in crate::smmuv3) phys: u64,
-    pub(in crate::smmuv3) size: u64,
-    /// Level of the leaf.
+    /// log2 of its size.
+    pub(in crate::smmuv3) bits: u32,
+    /// log2 of what its leaf maps, or that leaf's group: any address of it takes the entry away.
+    pub(in crate::smmuv3) reach: u32,
+    /// Level and granule of the leaf: that of stage 1 where it has both.
     pub(in crate::smmuv3) level: u8,
+    pub(in crate::smmuv3) granule: Granule,
     pub(in crate::smmuv3) first: Rights,
     pub(in crate::smmuv3) second: Rights,
+    /// Stage 2 makes it device memory.
+    pub(in crate::smmuv3) device: bool,
 }
 
 impl Entry {
+    /// What both stages allow; clean where either leaf is.
     pub(in crate::smmuv3) const fn rights(&self) -> Rights {
-        Rights { read: self.first.read && self.second.read, write: self.first.write && self.second.write }
-    }
-}
-
-/// Where words come from, and what is kept of them. Whatever is not overridden is not kept.
-pub(in crate::smmuv3) trait View {
-    /// 8 bytes of memory.
-    fn word(&mut self, phys: u64) -> Option<u64>;
-
-    /// The level-1 stream table descriptor number `index`.
-    fn level1(&mut self, _index: u32, phys: u64) -> Option<u64> {
-        self.word(phys)
+        let (first, second) = (self.first, self.second);
+        let write = first.write && second.write;
+        let clean = !write && (first.write || first.clean) && (second.write || second.clean);
+        Rights { read: first.read && second.read, write, clean }
     }
 
-    /// A STE that was kept.
-    fn ste(&mut self, _sid: u32) -> Option<[u64; 8]> {
-        None
-    }
-
-    fn keep_ste(&mut self, _sid: u32, _words: &[u64; 8]) {}
-
-    /// A CD that was kept.
-    fn cd(&mut self, _sid: u32, _ssid: u32) -> Option<[u64; 8]> {
-        None
-    }
-
-    fn keep_cd(&mut self, _sid: u32, _ssid: u32, _words: &[u64; 8]) {}
-
-    /// A descriptor for `input` that leads to a table.
-    fn step(&mut self, _regime: Regime, _level: u8, _input: u64) -> Option<u64> {
-        None
-    }
-
-    fn keep_step(&mut self, _regime: Regime, _level: u8, _input: u64, _descriptor: u64) {}
-
-    /// A translation of `input`, global ones included.
-    fn entry(&mut self, _regime: Regime, _input: u64) -> Option<Entry> {
-        None
-    }
-
-    fn keep_entry(&mut self, _regime: Regime, _input: u64, _entry: Entry) {}
-}
-
-/// Memory, and nothing kept.
-pub(super) struct Plain<'a>(pub(super) Read64<'a>);
-
-impl View for Plain<'_> {
-    fn word(&mut self, phys: u64) -> Option<u64> {
-        (self.0)(PhysAddr::new(phys))
+    /// Bits of an address within it.
+    pub(in crate::smmuv3) const fn mask(&self) -> u64 {
+        (1 << self.bits) - 1
     }
 }
 
 /// Where a request goes.
+#[derive(Debug)]
 pub(in crate::smmuv3) struct Found {
     pub(in crate::smmuv3) entry: Entry,
+    /// The address that was looked up: without its highest byte where that is ignored.
+    pub(in crate::smmuv3) input: u64,
     /// `None` in bypass.
     pub(in crate::smmuv3) regime: Option<Regime>,
+}
+
+impl Found {
+    pub(in crate::smmuv3) const fn phys(&self) -> u64 {
+        self.entry.phys + (self.input & self.entry.mask())
+    }
+}
+
+/// Why a walk came to no end.
+pub(super) enum Stop {
+    Refused(Refused),
+    /// A descriptor was no longer what it was when its flags were to be written.
+    Changed,
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
 }
 
 impl From<FaultCode> for Refused {
@@ -114,222 +109,100 @@ impl From<FaultCode> for Refused {
     }
 }
 
+/// A request of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::smmuv3) struct Request {
+    pub(in crate::smmuv3) sid: u32,
+    pub(in crate::smmuv3) ssid: Option<u32>,
+    pub(in crate::smmuv3) iova: u64,
+    pub(in crate::smmuv3) write: bool,
+}
+
+/// Updates of one request that may fail because software was faster.
+const TRIES: usize = 64;
+
 /// Translates one request.
 pub(in crate::smmuv3) fn request(
     view: &mut dyn View,
     config: &Config,
     tables: Tables,
-    sid: u32,
-    ssid: Option<u32>,
-    iova: u64,
-    write: bool,
+    request: Request,
 ) -> Result<Found, Refused> {
-    let ste = stream::ste(view, config, tables, sid)?;
+    let ste = stream::ste(view, config, tables, request.sid)?;
     let kind = stream::kind(config, &ste)?;
     // STE.MEV, from here on.
     let merges = ste[1] >> 19 & 1 != 0;
-    with(view, config, &ste, kind, (sid, ssid), iova, write).map_err(|refused| Refused { merges, ..refused })
+    for _ in 0..TRIES {
+        match with(view, config, &ste, &kind, request) {
+            Ok(found) => return Ok(found),
+            Err(Stop::Refused(refused)) => return Err(Refused { merges, ..refused }),
+            Err(Stop::Changed) => {}
+        }
+    }
+    Err(Refused { merges, ..Refused::by(FaultCode::F_WALK_EABT) })
 }
 
 /// Translates one request by a STE that is valid.
-fn with(
-    view: &mut dyn View,
-    config: &Config,
-    ste: &stream::Ste,
-    kind: Kind,
-    (sid, ssid): (u32, Option<u32>),
-    iova: u64,
-    write: bool,
-) -> Result<Found, Refused> {
-    let (first, second) = match kind {
-        Kind::Abort => return Err(Refused::by(FaultCode::NONE)),
-        Kind::Bypass => return bypass(config, iova),
-        Kind::Translate { first, second } => (first, second),
+fn with(view: &mut dyn View, config: &Config, ste: &Ste, kind: &Kind, request: Request) -> Result<Found, Stop> {
+    let Request { sid, ssid, iova, write } = request;
+    let (first, stage2) = match kind {
+        Kind::Abort => return Err(Refused::by(FaultCode::NONE).into()),
+        Kind::Bypass => (false, None),
+        Kind::Translate { first, second } => (*first, second.as_ref()),
     };
-    let ssid = if first { context::select(ste, ssid)? } else { None };
-    let Some(ssid) = ssid else {
-        let Some(stage2) = second else { return bypass(config, iova) };
-        // Stage 1 is bypassed: its output must be an address that stage 2 could take at all.
+    let selected = if first {
+        context::select(ste, ssid)?
+    } else {
+        context::without_first(ssid)?;
+        None
+    };
+    let Some(ssid) = selected else {
+        // Stage 1 is bypassed: its output must be an address that there is.
         if iova >> config.output_bits() != 0 {
-            return Err(Refused { policy: stage2.policy, ..Refused::by(FaultCode::F_ADDR_SIZE) });
+            return Err(Refused::by(FaultCode::F_ADDR_SIZE).into());
         }
-        let entry = second_stage(view, &stage2, iova, write, Class::Input)?;
-        return Ok(Found { entry, regime: Some(Regime::Second { vmid: stage2.vmid }) });
+        let Some(stage2) = stage2 else { return Ok(bypass(iova)) };
+        let entry = second::translate(view, stage2, Asked { ipa: iova, write, class: Class::Input }, false)?;
+        return Ok(Found { entry, input: iova, regime: Some(stage2.regime()) });
     };
-    let mut locate = |view: &mut dyn View, at: u64| match &second {
-        None => Ok(at),
-        Some(stage2) => {
-            let entry = second_stage(view, stage2, at, false, Class::Cd)?;
-            Ok(entry.phys + (at & (entry.size - 1)))
-        }
-    };
-    let cd = match view.cd(sid, ssid) {
-        Some(cd) => cd,
-        None => {
-            let cd = context::fetch(view, ste, ssid, &mut locate)?;
-            view.keep_cd(sid, ssid, &cd);
-            cd
-        }
-    };
-    let stage1 = context::check(config, ste, &cd, second.is_some())?;
+    let cd = fetch_cd(view, ste, stage2, sid, ssid)?;
+    let stage1 = context::check(config, ste, &cd, stage2.is_some())?;
     // Without stage 2 in the unit there are no VMIDs; with it they tag stage 1 alone as well, but not EL2.
     let vmid = if config.has(Config::S2P) && !stage1.el2 { ste[2] as u16 } else { 0 };
-    first_stage(view, &stage1, second.as_ref(), vmid, iova, write)
+    first::translate(view, &stage1, stage2, vmid, iova, write)
 }
 
-fn bypass(config: &Config, iova: u64) -> Result<Found, Refused> {
-    if iova >> config.output_bits() != 0 {
-        return Err(Refused::by(FaultCode::F_ADDR_SIZE));
-    }
-    let page = iova & !0xfff;
-    let entry = Entry { ipa: page, phys: page, size: 0x1000, level: 3, first: Rights::ALL, second: Rights::ALL };
-    Ok(Found { entry, regime: None })
-}
-
-/// Translates by stage 1, and by stage 2 where there is one.
-fn first_stage(
+/// The CD of `ssid`, through stage 2 where there is one.
+pub(super) fn fetch_cd(
     view: &mut dyn View,
-    stage1: &Stage1,
-    second: Option<&Stage2>,
-    vmid: u16,
-    iova: u64,
-    write: bool,
-) -> Result<Found, Refused> {
-    let refused = |code| Refused { policy: stage1.policy, ..Refused::by(code) };
-    let half = stage1.half(iova).ok_or(refused(FaultCode::F_TRANSLATION))?;
-    // EL2 without E2H has no ASIDs.
-    let asid = (!stage1.el2).then_some(stage1.asid);
-    let regime = Regime::First { el2: stage1.el2, vmid, asid };
-    let entry = match view.entry(regime, iova) {
-        Some(entry) => entry,
-        None => {
-            let read = |level: u8, at: u64| {
-                if let Some(descriptor) = view.step(regime, level, iova) {
-                    return Ok(descriptor);
+    ste: &Ste,
+    stage2: Option<&Stage2>,
+    sid: u32,
+    ssid: u32,
+) -> Result<context::Cd, Stop> {
+    let mut changed = false;
+    let mut locate = |view: &mut dyn View, at: u64| match stage2 {
+        None => Ok(at),
+        Some(stage2) => {
+            let asked = Asked { ipa: at, write: false, class: Class::Cd };
+            match second::translate(view, stage2, asked, false) {
+                Ok(entry) => Ok(entry.phys + (at & entry.mask())),
+                Err(Stop::Refused(refused)) => Err(refused),
+                Err(Stop::Changed) => {
+                    changed = true;
+                    Err(stage2.refuse(asked, FaultCode::F_TRANSLATION))
                 }
-                let phys = match second {
-                    None => at,
-                    Some(stage2) => {
-                        let entry = second_stage(view, stage2, at, false, Class::Table)?;
-                        entry.phys + (at & (entry.size - 1))
-                    }
-                };
-                let abort = Refused { class: Class::Table, ..Refused::fetching(FaultCode::F_WALK_EABT, phys) };
-                let descriptor = view.word(phys).ok_or(Refused { policy: stage1.policy, ..abort })?;
-                if level < 3 && descriptor & 3 == 3 {
-                    view.keep_step(regime, level, iova, descriptor);
-                }
-                Ok(descriptor)
-            };
-            let leaf = page::walk(half.table, half.level, half.input_bits, stage1.output_bits, iova, read).map_err(
-                |fault: Refused| if fault.second { fault } else { Refused { policy: stage1.policy, ..fault } },
-            )?;
-            if leaf.descriptor >> 10 & 1 == 0 && !stage1.no_access_flag {
-                return Err(refused(FaultCode::F_ACCESS));
             }
-            let rights = first_rights(stage1, &leaf, half.flat);
-            // nG clear: for every ASID.
-            let regime = match regime {
-                Regime::First { el2, vmid, .. } if leaf.descriptor >> 11 & 1 == 0 => {
-                    Regime::First { el2, vmid, asid: None }
-                }
-                other => other,
-            };
-            let size = leaf.size();
-            let mut entry = Entry {
-                ipa: leaf.output,
-                phys: leaf.output,
-                size,
-                level: leaf.level,
-                first: rights,
-                second: Rights::ALL,
-            };
-            if second.is_some() && !rights.allow(write) {
-                return Err(refused(FaultCode::F_PERMISSION));
-            }
-            if let Some(stage2) = second {
-                let ipa = leaf.output + (iova & (size - 1));
-                // Kept with the rights of both; what stage 2 forbids is refused below.
-                let below = second_entry(view, stage2, ipa, Class::Input)?;
-                entry.size = size.min(below.size);
-                entry.ipa = ipa & !(entry.size - 1);
-                entry.phys = below.phys + (entry.ipa & (below.size - 1));
-                entry.second = below.second;
-            }
-            view.keep_entry(regime, iova, entry);
-            entry
         }
     };
-    if !entry.first.allow(write) {
-        return Err(refused(FaultCode::F_PERMISSION));
-    }
-    if let Some(stage2) = second
-        && !entry.second.allow(write)
-    {
-        let ipa = entry.ipa + (iova & (entry.size - 1));
-        return Err(refused_by_second(stage2, FaultCode::F_PERMISSION, ipa, Class::Input));
-    }
-    Ok(Found { entry, regime: Some(regime) })
+    let found = context::cd(view, ste, sid, ssid, &mut locate);
+    if changed { Err(Stop::Changed) } else { Ok(found?) }
 }
 
-/// AP[2:1] of the leaf and APTable of the tables.
-fn first_rights(stage1: &Stage1, leaf: &Leaf, flat: bool) -> Rights {
-    let tables = if flat { 0 } else { leaf.forbidden };
-    let read_only = leaf.descriptor >> 7 & 1 != 0 || tables >> 62 & 1 != 0;
-    let user = leaf.descriptor >> 6 & 1 != 0 && tables >> 61 & 1 == 0;
-    let read = stage1.privileged || user;
-    Rights { read, write: read && !read_only }
-}
-
-fn refused_by_second(stage2: &Stage2, code: FaultCode, ipa: u64, class: Class) -> Refused {
-    Refused { second: true, class, ipa, policy: stage2.policy, ..Refused::by(code) }
-}
-
-/// Translates `ipa` by stage 2 and checks the access.
-fn second_stage(view: &mut dyn View, stage2: &Stage2, ipa: u64, write: bool, class: Class) -> Result<Entry, Refused> {
-    let entry = second_entry(view, stage2, ipa, class)?;
-    if entry.second.allow(write) {
-        Ok(entry)
-    } else {
-        Err(refused_by_second(stage2, FaultCode::F_PERMISSION, ipa, class))
-    }
-}
-
-/// The entry of stage 2 for `ipa`.
-fn second_entry(view: &mut dyn View, stage2: &Stage2, ipa: u64, class: Class) -> Result<Entry, Refused> {
-    let refused = |code| refused_by_second(stage2, code, ipa, class);
-    let regime = Regime::Second { vmid: stage2.vmid };
-    if ipa >> stage2.input_bits != 0 {
-        return Err(refused(FaultCode::F_TRANSLATION));
-    }
-    if let Some(entry) = view.entry(regime, ipa) {
-        return Ok(entry);
-    }
-    let read = |level: u8, at: u64| {
-        if let Some(descriptor) = view.step(regime, level, ipa) {
-            return Ok(descriptor);
-        }
-        let descriptor = view.word(at).ok_or(Refused { fetch: at, ..refused(FaultCode::F_WALK_EABT) })?;
-        if level < 3 && descriptor & 3 == 3 {
-            view.keep_step(regime, level, ipa, descriptor);
-        }
-        Ok(descriptor)
-    };
-    let leaf = page::walk(stage2.table, stage2.level, stage2.input_bits, stage2.output_bits, ipa, read)
-        .map_err(|fault: Refused| Refused { fetch: fault.fetch, ..refused(fault.code) })?;
-    if leaf.descriptor >> 10 & 1 == 0 && !stage2.no_access_flag {
-        return Err(refused(FaultCode::F_ACCESS));
-    }
-    let rights = Rights { read: leaf.descriptor >> 6 & 1 != 0, write: leaf.descriptor >> 7 & 1 != 0 };
-    let first = ipa & !(leaf.size() - 1);
-    let entry = Entry {
-        ipa: first,
-        phys: leaf.output,
-        size: leaf.size(),
-        level: leaf.level,
-        first: Rights::ALL,
-        second: rights,
-    };
-    view.keep_entry(regime, ipa, entry);
-    Ok(entry)
+fn bypass(iova: u64) -> Found {
+    let page = iova & !0xfff;
+    let (first, second) = (Rights::ALL, Rights::ALL);
+    let granule = Granule(12);
+    let entry = Entry { ipa: page, phys: page, bits: 12, reach: 12, level: 3, granule, first, second, device: false };
+    Found { entry, input: iova, regime: None }
 }
