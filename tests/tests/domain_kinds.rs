@@ -42,7 +42,9 @@ fn check(name: &str, unit: &dyn Unit, stage: Stage, stream: iommu_core::hw::Stre
     let nested = unit.create_nested(&*domain, &NestedConfig { kind: 1, words: &[0; 4] }).err();
     assert!(matches!(nested, Some(HwError::Unsupported(_))), "{name}: {nested:?}");
     let response = PageResponse { stream, group: 0, code: ResponseCode::Invalid };
-    assert!(matches!(unit.respond(&response), Err(HwError::Unsupported(_))), "{name}");
+    // Where accesses can stall it is an answer to one that does not wait any more.
+    let answered = unit.respond(&response);
+    assert!(matches!(answered, Ok(()) | Err(HwError::Unsupported(_))), "{name}: {answered:?}");
     let page = IovaRange::from_len(Iova::new(0), 0x1000).unwrap();
     let mut gather = Gather::new();
     let dirty = [

@@ -75,6 +75,7 @@ mod unit;
 
 pub use bring_up::Config;
 pub use errors::GlobalErrors;
+pub use fault::{EventRecord, Interrupts, MsiMessage};
 pub use queue::{Completion, Marker};
 pub use tables::Structure;
 pub use unit::Unit;

@@ -12,6 +12,8 @@ use tock_registers::LocalRegisterCopy;
 
 /// Bits of CR0 that CR0ACK repeats.
 const CR0_ACKNOWLEDGED: u32 = 0x1df;
+/// Bytes of a page of registers.
+const PAGE: usize = 0x1_0000;
 /// Bits of IRQ_CTRL that IRQ_CTRLACK repeats.
 const IRQ_CTRL_ACKNOWLEDGED: u32 = 0x7;
 
@@ -19,13 +21,15 @@ const IRQ_CTRL_ACKNOWLEDGED: u32 = 0x7;
 pub(crate) struct Regs<R> {
     io: R,
     timeout: Duration,
+    /// The registers of page 1 are in page 0.
+    one_page: bool,
     /// GERRORN is read, changed and written by whoever handles errors of the queue or of everything else.
     gerrorn: Mutex<()>,
 }
 
 impl<R: Registers> Regs<R> {
-    pub(crate) fn new(io: R, timeout: Duration) -> Self {
-        Self { io, timeout, gerrorn: Mutex::new(()) }
+    pub(crate) fn new(io: R, timeout: Duration, one_page: bool) -> Self {
+        Self { io, timeout, one_page, gerrorn: Mutex::new(()) }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -38,7 +42,7 @@ impl<R: Registers> Regs<R> {
 
     /// Reads the capabilities and checks that there is a unit at all, and that the window holds both pages.
     pub(crate) fn capabilities(&self) -> Result<Capabilities, HwError> {
-        if self.io.len() < FIXED_END {
+        if self.io.len() < self.in_page(FIXED_END) {
             return Err(HwError::Hardware("the register window is too short"));
         }
         let mut idr = [0; IDR_COUNT];
@@ -49,6 +53,21 @@ impl<R: Registers> Regs<R> {
             return Err(HwError::Hardware("the registers read all ones: no unit answers"));
         }
         Ok(Capabilities::new(idr, self.io.read32(AIDR_REG)))
+    }
+
+    /// Where a register of page 1 is.
+    fn in_page(&self, offset: usize) -> usize {
+        if self.one_page { offset % PAGE } else { offset }
+    }
+
+    /// Reads an index of the event queue.
+    pub(crate) fn event_index(&self, register: usize) -> u32 {
+        self.io.read32(self.in_page(register))
+    }
+
+    /// Writes an index of the event queue.
+    pub(crate) fn write_event_index(&self, register: usize, value: u32) {
+        self.io.write32(self.in_page(register), value);
     }
 
     /// What the unit was told to have on.
@@ -87,11 +106,15 @@ impl<R: Registers> Regs<R> {
         }
     }
 
-    /// Turns all interrupts off: everything here is polled.
-    pub(crate) fn disable_interrupts<H: Hal>(&self, hal: &H) -> Result<(), HwError> {
-        self.io.write32(IRQ_CTRL_REG, 0);
-        let off = || self.io.read32(IRQ_CTRLACK_REG) & IRQ_CTRL_ACKNOWLEDGED == 0;
-        self.wait(hal, "SMMU_IRQ_CTRLACK", off)
+    /// Writes IRQ_CTRL, which hardware must have taken over as it was, and waits until IRQ_CTRLACK agrees.
+    pub(crate) fn set_irq_ctrl<H: Hal>(&self, hal: &H, value: u32) -> Result<(), HwError> {
+        let name = "SMMU_IRQ_CTRLACK";
+        let follows = |value| move || self.io.read32(IRQ_CTRLACK_REG) & IRQ_CTRL_ACKNOWLEDGED == value;
+        let before = self.io.read32(IRQ_CTRL_REG) & IRQ_CTRL_ACKNOWLEDGED;
+        // A change that hardware has not taken over yet must not be followed by another (section 6.3.14).
+        self.wait(hal, name, follows(before))?;
+        self.io.write32(IRQ_CTRL_REG, value);
+        self.wait(hal, name, follows(value))
     }
 
     /// Global errors that are active, as bits of GERROR; none where nobody answers.

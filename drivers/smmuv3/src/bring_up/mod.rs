@@ -1,12 +1,26 @@
-//! Bring-up of a unit (section 3.11): from whatever firmware left to translation with everything blocked.
+//! Bring-up of a unit (section 3.11): from whatever firmware left to translation with everything blocked; and the way back.
+//!
+//! Never ends less protected than it has to: what needs memory is done before, DMA is to be aborted whenever translation is off
+//! before anything else changes, and translation that firmware left on goes off only then. Each unit is on its own.
+//!
+//! # When DMA is not translated
+//!
+//! | What firmware left | What happens to DMA |
+//! |---|---|
+//! | translation off | as firmware left it until GBPA.ABORT is taken over, the first write of all; aborted from then on |
+//! | translation on | translated by firmware's tables until it goes off; aborted from then on |
+//!
+//! * here: bring-up.
+//! * [`shutdown`]: everything off again, with DMA aborted.
 
 mod config;
+mod shutdown;
 
 pub use config::Config;
 
 use crate::domain::State;
 use crate::errors::ErrorLog;
-use crate::fault::Faults;
+use crate::fault::{Faults, Interrupts};
 use crate::invalidate::{Change, Tag};
 use crate::queue::Queue;
 use crate::regs::Regs;
@@ -39,15 +53,18 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
     ///
     /// # Errors
     ///
-    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks;
-    /// [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names the field that never followed,
-    /// [`HwError::Queue`] a command that was refused, and [`HwError::Hardware`] that SMMU_GBPA.ABORT does not stay set:
-    /// DMA is aborted as far as the unit obeys at all.
+    /// [`HwError::Hardware`] where no unit answers; [`HwError::Missing`] names what the unit lacks; those of
+    /// [`set_interrupts`](Self::set_interrupts); [`HwError::OutOfMemory`]: the unit is as it was. [`HwError::TimedOut`] names
+    /// the field that never followed, [`HwError::Queue`] a command that was refused, and [`HwError::Hardware`] that
+    /// SMMU_GBPA.ABORT does not stay set, or that the unit is in service failure mode: DMA is aborted as far as the unit obeys
+    /// at all.
     pub fn bring_up(hal: H, regs: R, config: Config) -> Result<Self, HwError> {
-        let regs = Regs::new(regs, config.timeout);
+        let regs = Regs::new(regs, config.timeout, config.one_page);
         let caps = regs.capabilities()?;
         let caps = config.coherent.map_or(caps, |coherent| caps.with_coherency(coherent));
+        let caps = config.httu.map_or(caps, |httu| caps.with_table_updates(httu));
         caps.require_own_structures()?;
+        config.interrupts.check(&caps)?;
 
         let host_bits = config.host_bits.min(caps.output_bits());
         let request = FrameRequest::single(host_bits, caps.memory());
@@ -55,7 +72,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let vmids = Ids::new(caps.vmid_bits())?;
         let queue = Queue::new(&hal, request, caps.command_queue_log2(), config.completion.on(&caps))?;
         let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
-        let faults = Faults::new(&hal, request, caps.event_queue_log2())?;
+        let faults = Faults::new(&hal, request, caps.event_queue_log2().min(config.event_queue_log2))?;
         // The last that needs memory, while hardware is still as it was.
         let shared = Arc::new(Inner {
             hal,
@@ -70,7 +87,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             errors: ErrorLog::default(),
             identity: Shared::try_new(State::new(Tag::Bypass)?).map_err(|_| HwError::OutOfMemory)?,
         });
-        if let Err(failure) = shared.start() {
+        if let Err(failure) = shared.start(&config.interrupts) {
             error!("an SMMU did not come up");
             if let Some(shared) = Arc::into_inner(shared) {
                 shared.give_back(failure.left_on);
@@ -85,10 +102,10 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
 
 impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Everything off, then queues, caches, translation: in that order.
-    fn start(&self) -> Result<(), Failure> {
+    fn start(&self, interrupts: &Interrupts) -> Result<(), Failure> {
         // Nothing of ours is known to hardware before the second half.
         self.stop().map_err(|error| Failure { error, left_on: 0 })?;
-        self.run().map_err(|error| Failure { error, left_on: self.stop_again() })
+        self.run(interrupts).map_err(|error| Failure { error, left_on: self.stop_again() })
     }
 
     /// Has DMA aborted and turns off whatever firmware left on, without a look at what was in it.
@@ -105,14 +122,12 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         if on & !translation != 0 {
             self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK")?;
         }
-        self.regs.disable_interrupts(&self.hal)?;
-        // Errors of firmware's queues must not be taken for errors of ours.
-        self.regs.acknowledge(u32::MAX);
-        Ok(())
+        self.regs.set_irq_ctrl(&self.hal, 0)?;
+        self.errors.start(&self.regs)
     }
 
     /// Turns everything on that this driver uses.
-    fn run(&self) -> Result<(), HwError> {
+    fn run(&self, interrupts: &Interrupts) -> Result<(), HwError> {
         let (hal, regs) = (&self.hal, &self.regs);
         let walk = self.caps.walk_attributes();
         let (cache, share) = (u32::from(walk.cacheability), u32::from(walk.shareability));
@@ -146,6 +161,10 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         on |= CR0::EVENTQEN::SET.value;
         self.faults.install(regs);
         regs.set_cr0(hal, on, "SMMU_CR0ACK.EVENTQEN")?;
+        if *interrupts != Interrupts::Polled {
+            // Before the first event that they could tell of.
+            interrupts.install(hal, regs, &self.caps)?;
+        }
 
         regs.set_cr0(hal, on | CR0::SMMUEN::SET.value, "SMMU_CR0ACK.SMMUEN")
     }
@@ -155,6 +174,8 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         let on = self.regs.cr0() | self.regs.io().read32(CR0ACK_REG);
         // A change that hardware has not taken over yet must not be followed by another.
         let stopped = self.regs.is_settled() && self.regs.set_cr0(&self.hal, 0, "SMMU_CR0ACK").is_ok();
+        // Nobody is left to whom messages could tell anything.
+        let _ = self.regs.set_irq_ctrl(&self.hal, 0);
         // Accesses that were under way when translation went off may still walk the tables: nothing confirms their end.
         if stopped { on & CR0::SMMUEN::SET.value } else { on }
     }

@@ -81,6 +81,12 @@ impl Capabilities {
         Self { coherent, ..self }
     }
 
+    /// The same, with what firmware says of updates of page tables in place of IDR0.HTTU.
+    pub fn with_table_updates(mut self, httu: u8) -> Self {
+        self.idr0.modify(IDR0::HTTU.val(httu.min(3).into()));
+        self
+    }
+
     /// Raw values of IDR0 to IDR5.
     pub fn idr(&self) -> [u32; IDR_COUNT] {
         self.idr
@@ -159,6 +165,11 @@ impl Capabilities {
     /// Entries of stage 1 must say that faults do not stall: the unit could do both. IDR0.STALL_MODEL.
     pub fn must_disable_stalls(&self) -> bool {
         self.idr0.matches_all(IDR0::STALL_MODEL::StallOrTerminate)
+    }
+
+    /// Faults can stall. IDR0.STALL_MODEL.
+    pub fn can_stall(&self) -> bool {
+        matches!(self.idr0.read(IDR0::STALL_MODEL), 0 | 2)
     }
 
     /// How the unit reads tables, structures and queues. IDR0.COHACC, or what firmware says.

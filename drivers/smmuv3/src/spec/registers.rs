@@ -11,6 +11,8 @@ use tock_registers::register_bitfields;
 pub const IDR0_REG: usize = 0x00;
 /// Number of identification registers.
 pub const IDR_COUNT: usize = 6;
+/// Implementer in bits 11:0, revision in 15:12, variant in 19:16, product in 31:20. 32 bits.
+pub const IIDR_REG: usize = 0x18;
 /// Architecture version: ArchMajorRev in bits 7:4, ArchMinorRev in bits 3:0. 32 bits.
 pub const AIDR_REG: usize = 0x1c;
 /// [`CR0`]. 32 bits.
@@ -23,7 +25,7 @@ pub const CR1_REG: usize = 0x28;
 pub const CR2_REG: usize = 0x2c;
 /// [`GBPA`]. 32 bits.
 pub const GBPA_REG: usize = 0x44;
-/// Interrupt enables: errors in bit 0, page requests in bit 1, events in bit 2. 32 bits.
+/// [`IRQ_CTRL`]. 32 bits.
 pub const IRQ_CTRL_REG: usize = 0x50;
 /// What hardware has taken over from [`IRQ_CTRL_REG`]. 32 bits, read only.
 pub const IRQ_CTRLACK_REG: usize = 0x54;
@@ -31,6 +33,13 @@ pub const IRQ_CTRLACK_REG: usize = 0x54;
 pub const GERROR_REG: usize = 0x60;
 /// Bits as in [`GERROR_REG`]; an error is active where the two differ. 32 bits.
 pub const GERRORN_REG: usize = 0x64;
+/// Where the interrupt message of global errors is written, a multiple of 4; 0 for none (SMMU_GERROR_IRQ_CFG0). 64 bits; as
+/// the two behind it there with IDR0.MSI, and changed only while this interrupt is off.
+pub const GERROR_IRQ_CFG0_REG: usize = 0x68;
+/// What is written there (SMMU_GERROR_IRQ_CFG1). 32 bits.
+pub const GERROR_IRQ_CFG1_REG: usize = 0x70;
+/// As which type of memory, an [`IRQ_CFG2`] (SMMU_GERROR_IRQ_CFG2). 32 bits.
+pub const GERROR_IRQ_CFG2_REG: usize = 0x74;
 /// [`STRTAB_BASE`]. 64 bits.
 pub const STRTAB_BASE_REG: usize = 0x80;
 /// [`STRTAB_BASE_CFG`]. 32 bits.
@@ -43,6 +52,12 @@ pub const CMDQ_PROD_REG: usize = 0x98;
 pub const CMDQ_CONS_REG: usize = 0x9c;
 /// Event queue, a [`QUEUE_BASE`]. 64 bits.
 pub const EVENTQ_BASE_REG: usize = 0xa0;
+/// As [`GERROR_IRQ_CFG0_REG`], of the event queue. 64 bits.
+pub const EVENTQ_IRQ_CFG0_REG: usize = 0xb0;
+/// As [`GERROR_IRQ_CFG1_REG`], of the event queue. 32 bits.
+pub const EVENTQ_IRQ_CFG1_REG: usize = 0xb8;
+/// As [`GERROR_IRQ_CFG2_REG`], of the event queue. 32 bits.
+pub const EVENTQ_IRQ_CFG2_REG: usize = 0xbc;
 /// Index that hardware writes its next event to, an [`EVENTQ`]; in page 1. 32 bits.
 pub const EVENTQ_PROD_REG: usize = 0x1_00a8;
 /// Index that software reads its next event from, an [`EVENTQ`]; in page 1. 32 bits.
@@ -180,6 +195,24 @@ register_bitfields! { u32,
         /// Written with 1 to have the other fields taken over; reads 1 until they are.
         UPDATE OFFSET(31) NUMBITS(1) []
     ],
+    /// Interrupts of the unit itself (SMMU_IRQ_CTRL). Each takes effect once IRQ_CTRLACK agrees.
+    pub IRQ_CTRL [
+        /// Of global errors.
+        GERROR_IRQEN OFFSET(0) NUMBITS(1) [],
+        /// Of page requests.
+        PRIQ_IRQEN OFFSET(1) NUMBITS(1) [],
+        /// Of the event queue.
+        EVENTQ_IRQEN OFFSET(2) NUMBITS(1) []
+    ],
+    /// How an interrupt message is written (SMMU_GERROR_IRQ_CFG2, SMMU_EVENTQ_IRQ_CFG2).
+    pub IRQ_CFG2 [
+        /// Memory type, as STE.MemAttr has it.
+        MEMATTR OFFSET(0) NUMBITS(4) [
+            DeviceNGnRE = 1
+        ],
+        /// Shareability, which device memory has none of.
+        SH OFFSET(4) NUMBITS(2) []
+    ],
     /// Global errors (SMMU_GERROR).
     pub GERROR [
         /// A command could not be carried out: CMDQ_CONS says which and why.
@@ -197,7 +230,11 @@ register_bitfields! { u32,
         /// The interrupt message of global errors was refused.
         MSI_GERROR_ABT_ERR OFFSET(7) NUMBITS(1) [],
         /// The unit has entered service failure mode.
-        SFM_ERR OFFSET(8) NUMBITS(1) []
+        SFM_ERR OFFSET(8) NUMBITS(1) [],
+        /// A command of an enhanced command queue could not be carried out; with IDR1.ECMDQ.
+        CMDQP_ERR OFFSET(9) NUMBITS(1) [],
+        /// A lookup in the device permission table failed; with IDR3.DPT.
+        DPT_ERR OFFSET(10) NUMBITS(1) []
     ],
     /// Shape of the stream table (SMMU_STRTAB_BASE_CFG).
     pub STRTAB_BASE_CFG [

@@ -217,6 +217,20 @@ impl<H: Hal + Clone> Tables<H> {
         }
     }
 
+    /// Makes every entry that there is abort, for a unit that is shut down: whatever they led to stays as it is.
+    pub(crate) fn abort_all(&mut self) {
+        let linear = (!self.two_level).then_some(&self.root);
+        for table in self.leaves.iter().map(|(_, table)| table).chain(linear) {
+            for frame in (0..).map_while(|index| table.frame(index)) {
+                for word in (0..ENTRIES).step_by(STE_WORDS) {
+                    if frame.load(word) != StreamEntry::ABORT_WORD0 {
+                        frame.publish(word, StreamEntry::ABORT_WORD0);
+                    }
+                }
+            }
+        }
+    }
+
     /// Makes sure that the table has an entry for `stream`: a level-2 table of entries that abort is linked where there
     /// is none.
     fn grow(&mut self, stream: StreamId) -> Result<(), HwError> {

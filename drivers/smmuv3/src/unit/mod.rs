@@ -6,7 +6,7 @@
 use crate::capabilities::Capabilities;
 use crate::domain::{Domain, State};
 use crate::errors::{ErrorLog, GlobalErrors};
-use crate::fault::Faults;
+use crate::fault::{EventRecord, Faults, Interrupts};
 use crate::invalidate::{Batch, Change, Seat, Tag, User, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
@@ -20,7 +20,7 @@ use core::mem::ManuallyDrop;
 use iommu_alloc::{Shared, try_box};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{
-    self, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition, Wait,
+    self, DomainConfig, Fault, FaultReport, HwError, PageResponse, Stage, Stream, StreamId, Target, Transition, Wait,
 };
 use iommu_driver::ids::Ids;
 use iommu_driver::unconfirmed;
@@ -87,6 +87,30 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         self.0.errors.take()
     }
 
+    /// As [`report_faults`](hw::Unit::report_faults), of events with all that this hardware tells.
+    ///
+    /// May be called in interrupt context.
+    pub fn report_events(&self, sink: &mut dyn FnMut(&EventRecord)) -> FaultReport {
+        self.0.faults.report(&self.0.regs, &self.0.errors, sink)
+    }
+
+    /// Has the unit tell of events and errors by `interrupts` from now on. What was recorded before sends none: after this,
+    /// [`report_faults`](hw::Unit::report_faults) and [`global_errors`](Self::global_errors) are called once.
+    ///
+    /// # Errors
+    ///
+    /// [`HwError::Missing`] where the unit has no messages; [`HwError::Reserved`] for a message to address 0,
+    /// [`HwError::Misaligned`] and [`HwError::OutputTooWide`] for others that cannot be: nothing has changed.
+    /// [`HwError::Hardware`] for a unit that does not work any more. [`HwError::TimedOut`]: interrupts are off, as far as the
+    /// unit obeys.
+    pub fn set_interrupts(&self, interrupts: &Interrupts) -> Result<(), HwError> {
+        interrupts.check(&self.0.caps)?;
+        self.0.errors.check_working()?;
+        // One at a time: an attach does not change them, but it is never long.
+        let _one = self.0.tables.lock();
+        interrupts.install(&self.0.hal, &self.0.regs, &self.0.caps)
+    }
+
     /// Calls `visit` with the first frame of everything that the unit reads or writes: for checks that no device
     /// reaches them.
     pub fn for_each_structure(&self, mut visit: impl FnMut(Structure, PhysAddr)) {
@@ -111,6 +135,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
         check_config(config)?;
+        self.0.errors.check_working()?;
         let ids = match config.stage {
             Stage::First => &self.0.asids,
             Stage::Second => &self.0.vmids,
@@ -122,6 +147,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
+        self.0.errors.check_working()?;
         if stream.pasid.is_some() {
             return Err(HwError::Unsupported("streams with a PASID"));
         }
@@ -137,8 +163,16 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
         self.0.attach(stream.id, to)
     }
 
+    fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
+        if !self.0.caps.can_stall() {
+            return Err(HwError::Unsupported("page requests"));
+        }
+        self.0.errors.check_working()?;
+        self.0.answer(response)
+    }
+
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
-        self.0.faults.report(&self.0.regs, &self.0.errors, sink)
+        self.report_events(&mut |event| sink(&event.fault()))
     }
 }
 
@@ -236,10 +270,27 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         let mut submit = |batch: &[Command]| self.submit_commands(batch).map(drop);
         let mut batch = Batch::new(&mut submit);
         changes.iter().for_each(|change| plan(&self.caps, change, &mut batch));
-        batch.finish().map(drop)
+        batch.finish()?;
+        for change in changes {
+            if let Change::StalledLeft { stream } = *change {
+                self.stalls_ended(Stream::function(stream));
+            }
+        }
+        Ok(())
     }
 
-    fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
+    pub(crate) fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
+        self.errors.check_confirms()?;
+        let done = self.at_queue(|| self.run_commands(batch));
+        if matches!(done, Err(HwError::TimedOut(_))) {
+            // A unit that has failed will confirm nothing: those who come next need not wait for that.
+            self.errors.collect(&self.regs);
+        }
+        done
+    }
+
+    /// The same, whatever the unit's condition.
+    pub(crate) fn run_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
         self.queue.run(&self.hal, &self.regs, batch).map_err(|error| unconfirmed(error, Wait::Completion))
     }
 }
