@@ -1,5 +1,7 @@
-//! Memory that calls a test back on the thread that asks for a frame, that waits, or that stores.
+//! Memory that calls a test back on the thread that asks for a frame, that waits, or that stores. What it takes of the heap
+//! is not the driver's.
 
+use crate::heap::plenty;
 use iommu_core::addr::PhysAddr;
 use iommu_hal::{FrameRequest, Hal};
 use iommu_models::memory::TestMemory;
@@ -45,15 +47,17 @@ pub struct Hooked(pub Arc<TestMemory>);
 // SAFETY: every method forwards to an implementation that keeps the promises.
 unsafe impl Hal for Hooked {
     fn alloc_frames(&self, request: FrameRequest) -> Option<PhysAddr> {
-        if let Some(hook) = AT_ALLOC.take() {
-            hook();
-        }
-        self.0.alloc_frames(request)
+        plenty(|| {
+            if let Some(hook) = AT_ALLOC.take() {
+                hook();
+            }
+            self.0.alloc_frames(request)
+        })
     }
 
     unsafe fn free_frames(&self, frames: PhysAddr, request: FrameRequest) {
         // SAFETY: the caller keeps the same promises.
-        unsafe { self.0.free_frames(frames, request) }
+        plenty(|| unsafe { self.0.free_frames(frames, request) })
     }
 
     fn phys_to_virt(&self, phys: PhysAddr) -> NonNull<u8> {
@@ -61,27 +65,32 @@ unsafe impl Hal for Hooked {
     }
 
     fn clean(&self, phys: PhysAddr, len: usize) {
-        self.0.clean(phys, len);
-        stored(phys);
-    }
-
-    fn invalidate(&self, phys: PhysAddr, len: usize) {
-        self.0.invalidate(phys, len);
-    }
-
-    fn now(&self) -> u64 {
-        self.0.now()
-    }
-
-    fn relax(&self) {
-        AT_RELAX.with_borrow_mut(|hook| match hook {
-            Some(hook) => hook(),
-            None => std::thread::yield_now(),
+        plenty(|| {
+            self.0.clean(phys, len);
+            stored(phys);
         });
     }
 
+    fn invalidate(&self, phys: PhysAddr, len: usize) {
+        plenty(|| self.0.invalidate(phys, len));
+    }
+
+    fn now(&self) -> u64 {
+        plenty(|| self.0.now())
+    }
+
+    fn relax(&self) {
+        let hooked = |hook: &mut Option<Box<dyn FnMut()>>| match hook {
+            Some(hook) => hook(),
+            None => std::thread::yield_now(),
+        };
+        plenty(|| AT_RELAX.with_borrow_mut(hooked));
+    }
+
     fn stored(&self, phys: PhysAddr) {
-        self.0.stored(phys);
-        stored(phys);
+        plenty(|| {
+            self.0.stored(phys);
+            stored(phys);
+        });
     }
 }

@@ -11,7 +11,9 @@
 //! * [`four_pages`]: a domain whose unmap takes a batch of four descriptors.
 //! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
 //! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
+//! * [`heap`]: a heap that runs out when a test says so.
 //! * [`hostile_dmar`]: what must hold of any bytes as a DMAR table, and tables to try.
+//! * [`house`]: either driver on a unit of its architecture, for the suite `both`.
 //! * [`hooked`]: memory that calls a test back in the middle of an operation.
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
 //! * [`random`]: numbers for random tests.
@@ -24,8 +26,10 @@ pub mod bench;
 pub mod case;
 pub mod figures;
 pub mod four_pages;
+pub mod heap;
 pub mod hooked;
 pub mod hostile_dmar;
+pub mod house;
 pub mod mock;
 pub mod oracle;
 pub mod pieces;

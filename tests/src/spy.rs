@@ -1,5 +1,6 @@
 //! Registers that remember what was written, and let a test look before and after each write.
 
+use crate::heap::plenty;
 use iommu_hal::regs::Registers;
 use iommu_models::vtd::Model;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,29 +55,23 @@ pub enum Moment {
 /// What is called around each write. It may use the model and the memory; not while it runs itself.
 pub type Hook = Box<dyn FnMut(Write, Moment) + Send>;
 
-/// Registers of a model.
-pub struct Spy {
-    model: Arc<Model>,
+/// Registers of a model. What it takes of the heap is not the driver's.
+pub struct Spy<M = Model> {
+    model: Arc<M>,
     writes: Mutex<Vec<Write>>,
     reads: AtomicUsize,
     hook: Mutex<Option<Hook>>,
 }
 
-impl Spy {
+impl<M: Registers> Spy<M> {
     /// The registers of `model`.
-    pub fn new(model: Arc<Model>) -> Self {
+    pub fn new(model: Arc<M>) -> Self {
         Self { model, writes: Mutex::default(), reads: AtomicUsize::new(0), hook: Mutex::default() }
     }
 
     /// Writes since the last call, in order.
     pub fn take_writes(&self) -> Vec<Write> {
         std::mem::take(&mut locked(&self.writes))
-    }
-
-    /// Values written to GCMD since the last call of this or [`Spy::take_writes`].
-    pub fn take_commands(&self) -> Vec<u32> {
-        let writes = self.take_writes();
-        writes.iter().filter(|write| write.offset == GCMD).map(|write| write.value as u32).collect()
     }
 
     /// Reads since the last call.
@@ -102,12 +97,22 @@ impl Spy {
         }
     }
 
-    fn write(&self, offset: usize, value: u64, does: impl FnOnce(&Model)) {
-        let write = Write { offset, value };
-        locked(&self.writes).push(write);
-        self.call(write, Moment::Before);
-        does(&self.model);
-        self.call(write, Moment::After);
+    fn write(&self, offset: usize, value: u64, does: impl FnOnce(&M)) {
+        plenty(|| {
+            let write = Write { offset, value };
+            locked(&self.writes).push(write);
+            self.call(write, Moment::Before);
+            does(&self.model);
+            self.call(write, Moment::After);
+        });
+    }
+}
+
+impl Spy<Model> {
+    /// Values written to GCMD since the last call of this or [`Spy::take_writes`].
+    pub fn take_commands(&self) -> Vec<u32> {
+        let writes = self.take_writes();
+        writes.iter().filter(|write| write.offset == GCMD).map(|write| write.value as u32).collect()
     }
 }
 
@@ -116,14 +121,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Registers for Spy {
+impl<M: Registers> Registers for Spy<M> {
     fn len(&self) -> usize {
         self.model.len()
     }
 
     fn read32(&self, offset: usize) -> u32 {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.model.read32(offset)
+        plenty(|| self.model.read32(offset))
     }
 
     fn write32(&self, offset: usize, value: u32) {
@@ -132,7 +137,7 @@ impl Registers for Spy {
 
     fn read64(&self, offset: usize) -> u64 {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.model.read64(offset)
+        plenty(|| self.model.read64(offset))
     }
 
     fn write64(&self, offset: usize, value: u64) {

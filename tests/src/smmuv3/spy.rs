@@ -1,11 +1,8 @@
 //! Registers that remember what was written, and let a test look before and after each write.
 
-pub use crate::spy::{Moment, Write};
+pub use crate::spy::{Hook, Moment, Write};
 
-use iommu_hal::regs::Registers;
 use iommu_models::smmuv3::Model;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// SMMU_CR0.
 pub const CR0: usize = 0x20;
@@ -55,76 +52,5 @@ pub const ABORT: u32 = 1 << 20;
 /// GBPA.UPDATE.
 pub const UPDATE: u32 = 1 << 31;
 
-/// What is called around each write. It may use the model and the memory; not while it runs itself.
-pub type Hook = Box<dyn FnMut(Write, Moment) + Send>;
-
-/// Registers of a model.
-pub struct Spy {
-    model: Arc<Model>,
-    writes: Mutex<Vec<Write>>,
-    reads: AtomicUsize,
-    hook: Mutex<Option<Hook>>,
-}
-
-impl Spy {
-    /// The registers of `model`.
-    pub fn new(model: Arc<Model>) -> Self {
-        Self { model, writes: Mutex::default(), reads: AtomicUsize::new(0), hook: Mutex::default() }
-    }
-
-    /// Writes since the last call, in order.
-    pub fn take_writes(&self) -> Vec<Write> {
-        std::mem::take(&mut self.writes.lock().unwrap())
-    }
-
-    /// Reads since the last call.
-    pub fn take_reads(&self) -> usize {
-        self.reads.swap(0, Ordering::Relaxed)
-    }
-
-    /// Sets or removes what is called around each write.
-    pub fn set_hook(&self, hook: Option<Hook>) {
-        *self.hook.lock().unwrap() = hook;
-    }
-
-    fn call(&self, write: Write, moment: Moment) {
-        // Not held while the hook runs: it may read and write registers itself.
-        let hook = self.hook.lock().unwrap().take();
-        if let Some(mut hook) = hook {
-            hook(write, moment);
-            self.hook.lock().unwrap().get_or_insert(hook);
-        }
-    }
-
-    fn write(&self, offset: usize, value: u64, does: impl FnOnce(&Model)) {
-        let write = Write { offset, value };
-        self.writes.lock().unwrap().push(write);
-        self.call(write, Moment::Before);
-        does(&self.model);
-        self.call(write, Moment::After);
-    }
-}
-
-impl Registers for Spy {
-    fn len(&self) -> usize {
-        self.model.len()
-    }
-
-    fn read32(&self, offset: usize) -> u32 {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.model.read32(offset)
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        self.write(offset, value.into(), |model| model.write32(offset, value));
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.model.read64(offset)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        self.write(offset, value, |model| model.write64(offset, value));
-    }
-}
+/// Registers of the model.
+pub type Spy = crate::spy::Spy<Model>;

@@ -1,0 +1,169 @@
+//! SMMUv3.
+
+use super::{Driver, Kind, Queue, Read64, Refusal, Spied, Walk};
+use crate::hooked::Hooked;
+use crate::smmuv3::bench::{LEVEL_2, config_for};
+use crate::smmuv3::case::Case;
+use crate::smmuv3::spy::CMDQ_PROD;
+use iommu_core::addr::Iova;
+use iommu_core::hw::{HwError, Stream};
+use iommu_models::memory::TestMemory;
+use iommu_models::smmuv3::walk::translate;
+use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue as ModelQueue};
+use iommu_smmuv3::{Structure, Unit};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The SMMUv3 driver on its model.
+pub struct Smmuv3;
+
+/// What an event (section 7.3) says in general. An STE that aborts records none.
+fn refusal(code: FaultCode) -> Refusal {
+    match code {
+        FaultCode::NONE
+        | FaultCode::C_BAD_STREAMID
+        | FaultCode::C_BAD_SUBSTREAMID
+        | FaultCode::C_BAD_CD
+        | FaultCode::F_STREAM_DISABLED => Refusal::Detached,
+        FaultCode::F_TRANSLATION | FaultCode::F_ADDR_SIZE => Refusal::NotMapped,
+        FaultCode::F_PERMISSION => Refusal::NotAllowed,
+        FaultCode(other) => Refusal::Other(other),
+    }
+}
+
+impl Driver for Smmuv3 {
+    const NAME: &'static str = "SMMUv3";
+    const DOORBELL: usize = CMDQ_PROD;
+
+    type Case = Case;
+    type Model = Model;
+    type Unit = Unit<Hooked, Arc<Spied<Self>>>;
+
+    fn cases() -> Vec<Case> {
+        Case::all()
+    }
+
+    /// Without IDR0.ASID16 and VMID16 there are 256 of each (section 6.3.1); 0 tags what leads to no domain: the VMID of a
+    /// stage 1 alone, and what is left in entries that abort.
+    fn few_ids() -> Vec<(Case, usize)> {
+        let few = |case: Case| {
+            let config = case.config.idr0_bits(Config::ASID16 | Config::VMID16, false);
+            Case { config, ..case }
+        };
+        Case::all().into_iter().map(|case| (few(case), 255)).collect()
+    }
+
+    fn kind(case: &Case) -> Kind {
+        let snoops = case.coherent.unwrap_or(case.config.idr0 & Config::COHACC != 0);
+        let beyond = 1u32 << case.table_bits();
+        Kind {
+            name: format!("SMMUv3, {}", case.name),
+            stage: case.stage,
+            non_coherent: case.non_coherent,
+            end: case.end(),
+            output_bits: case.config.output_bits().min(48),
+            // What is not valid is never cached (section 16.2).
+            keeps_absence: false,
+            // An STE that is fetched may be kept whatever is in it, but an attach is published in steps that each are
+            // followed by an invalidation (section 3.21.3).
+            keeps_no_entry: true,
+            snoops_tables: snoops,
+            snoops_structures: snoops,
+            streams: case.streams(),
+            no_streams: vec![beyond, beyond + 8, u32::MAX],
+            // An ITS is memory like any other to this unit.
+            special: None,
+        }
+    }
+
+    fn model(case: &Case, memory: Arc<TestMemory>) -> Model {
+        Model::new(case.config, memory)
+    }
+
+    fn bring_up(case: &Case, hal: Hooked, regs: Arc<Spied<Self>>, timeout: Duration) -> Result<Self::Unit, HwError> {
+        Unit::bring_up(hal, regs, iommu_smmuv3::Config { timeout, ..config_for(case) })
+    }
+
+    fn access(model: &Model, stream: Stream, iova: u64, write: bool) -> Result<u64, Refusal> {
+        let ssid = stream.pasid.map(|pasid| pasid.get());
+        let done = model.dma(stream.id.get(), ssid, Iova::new(iova), 1, write);
+        done.map(|extents| extents[0].start.get()).map_err(|blocked| refusal(blocked.code))
+    }
+
+    /// Stage 1 is tagged by ASID, stage 2 by VMID: numbers that have nothing to do with each other.
+    fn walk(model: &Model, read: Read64<'_>, stream: Stream, iova: u64, write: bool) -> Result<Walk, Refusal> {
+        let ssid = stream.pasid.map(|pasid| pasid.get());
+        let found = translate(read, model.tables(), model.config(), stream.id.get(), ssid, Iova::new(iova), write);
+        let found = found.map_err(refusal)?;
+        let tag = match (found.asid, found.vmid) {
+            (Some(asid), _) => 1 << 16 | u32::from(asid),
+            (None, Some(vmid)) => 1 << 17 | u32::from(vmid),
+            (None, None) => 0,
+        };
+        Ok(Walk { phys: found.phys.get(), read: found.read, write: found.write, tag })
+    }
+
+    fn set_queue(model: &Model, queue: Queue) {
+        model.set_queue(match queue {
+            Queue::Running => ModelQueue::Running,
+            Queue::Mute => ModelQueue::NoSync,
+            Queue::Stopped => ModelQueue::Stopped,
+        });
+    }
+
+    fn stop_queue_after(model: &Model, n: usize) {
+        model.stop_queue_after(n);
+    }
+
+    /// CERROR_ILL (section 7.1).
+    fn refuse_request_after(model: &Model, n: usize) {
+        model.fail_command_after(n);
+    }
+
+    fn take_log(model: &Model) -> (usize, usize) {
+        let log = model.take_log();
+        let waits = log.iter().filter(|done| matches!(done.command, Command::Sync { .. })).count();
+        (log.len() - waits, waits)
+    }
+
+    fn violations(model: &Model) -> Vec<String> {
+        model.violations().iter().map(|violation| format!("{violation:?}")).collect()
+    }
+
+    fn grown(unit: &Self::Unit) -> usize {
+        let mut frames = 0;
+        unit.for_each_structure(|structure, _| {
+            frames += if structure == Structure::Level2StreamTable { LEVEL_2 } else { 0 };
+        });
+        frames
+    }
+
+    /// A stream table has 2^LOG2SIZE STEs of 64 bytes, or level-1 descriptors of 8 bytes for 2^SPLIT of them each
+    /// (section 6.3.25).
+    fn structures(model: &Model, unit: &Self::Unit) -> Vec<u64> {
+        let mut frames = Vec::new();
+        let config = model.tables().config;
+        let (log2, split, linear) = (config & 0x3f, config >> 6 & 0x1f, config >> 16 & 3 == 0);
+        let table = if linear { 64usize << log2 } else { 8 << log2.saturating_sub(split) };
+        unit.for_each_structure(|structure, frame| {
+            let count = match structure {
+                Structure::StreamTable => table.div_ceil(0x1000),
+                Structure::Level2StreamTable => LEVEL_2,
+                Structure::CommandQueue | Structure::EventQueue | Structure::PageTable => 0,
+                _ => 1,
+            };
+            frames.extend((0..count as u64).map(|number| frame.get() + number * 0x1000));
+        });
+        frames
+    }
+
+    fn queues(unit: &Self::Unit) -> Vec<u64> {
+        let mut frames = Vec::new();
+        unit.for_each_structure(|structure, frame| {
+            if matches!(structure, Structure::CommandQueue | Structure::EventQueue) {
+                frames.push(frame.get());
+            }
+        });
+        frames
+    }
+}
