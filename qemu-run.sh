@@ -259,7 +259,7 @@ run_scenario() {
     # The guest may have come to no line at all; the witness reports that from empty files.
     touch "$out.jsonl" "$out.trace"
     status=0
-    target/debug/iommu-witness --scenario "$scenario" --jsonl "$out.jsonl" --trace "$out.trace" \
+    target/debug/iommu-witness --scenario "$scenario" --iommu "$iommu" --jsonl "$out.jsonl" --trace "$out.trace" \
         --guest-status "$guest" ${options[@]+"${options[@]/#/--}"} </dev/null | tee "$out.witness" || status=$?
     line=$(tail -n 1 "$out.witness")
     if [[ $line =~ ^"$scenario: "([0-9]+)" passed, "([0-9]+)" failed"$ ]]; then

@@ -6,27 +6,30 @@
 use crate::edu::BUFFER_SIZE;
 use crate::hal::map_registers;
 use crate::pci::PciFunction;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use iommu_core::addr::{Iova, PAGE_SIZE, PhysAddr};
 use iommu_core::hw::{AccessKind, Pasid};
-use iommu_hal::regs::{Mmio, Registers};
+use iommu_hal::regs::Registers;
 
 /// What the first eight bytes of a doorbell read as.
-const IDENTIFICATION: u64 = u64::from_le_bytes(*b"PASIDDMA");
+pub const IDENTIFICATION: u64 = u64::from_le_bytes(*b"PASIDDMA");
 /// The version of the registers below.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 /// In place of a PASID: none.
-const NO_PASID: u32 = u32::MAX;
+pub const NO_PASID: u32 = u32::MAX;
 /// Where the buffer lies in the window.
-const BUFFER: usize = 0x1000;
+pub const BUFFER: usize = 0x1000;
 /// Length of the window in bytes.
-const WINDOW: usize = BUFFER + BUFFER_SIZE;
+pub const WINDOW: usize = BUFFER + BUFFER_SIZE;
 
 /// Register offsets.
-mod reg {
+#[allow(missing_docs, reason = "the README of the plugin has them")]
+pub mod reg {
+    pub const IDENTIFICATION: usize = 0x00;
     pub const VERSION: usize = 0x08;
     pub const PASID_BITS: usize = 0x0c;
     pub const CONTROL: usize = 0x10;
@@ -42,11 +45,11 @@ mod reg {
 }
 
 /// All bytes were moved.
-const MOVED: u32 = 1;
+pub const MOVED: u32 = 1;
 /// The unit refused.
-const REFUSED: u32 = 2;
+pub const REFUSED: u32 = 2;
 /// A PASID, while the function may send none.
-const NO_PASIDS: u32 = 4;
+pub const NO_PASIDS: u32 = 4;
 
 /// What can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,12 +76,24 @@ impl fmt::Display for DoorbellError {
 }
 
 /// A doorbell.
-#[derive(Debug)]
 pub struct Doorbell {
-    registers: Mmio,
+    registers: Box<dyn Registers>,
+}
+
+impl fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doorbell").finish_non_exhaustive()
+    }
 }
 
 impl Doorbell {
+    /// The doorbell with these registers; `None` where they are not one's.
+    pub fn new(registers: Box<dyn Registers>) -> Option<Self> {
+        let is_one =
+            registers.read64(reg::IDENTIFICATION) == IDENTIFICATION && registers.read32(reg::VERSION) == VERSION;
+        is_one.then_some(Self { registers })
+    }
+
     /// The doorbell of `function`: the first page of its memory BARs that says that it is one. `None` where none does.
     ///
     /// # Safety
@@ -102,8 +117,7 @@ impl Doorbell {
     unsafe fn at(start: PhysAddr) -> Option<Self> {
         // SAFETY: as the caller promises.
         let registers = unsafe { map_registers(start, WINDOW) }.ok()?;
-        let is_one = registers.read64(0) == IDENTIFICATION && registers.read32(reg::VERSION) == VERSION;
-        is_one.then_some(Self { registers })
+        Self::new(Box::new(registers))
     }
 
     /// Width of PASIDs in bits, as the function knows it of its unit.

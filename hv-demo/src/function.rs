@@ -8,8 +8,8 @@ use iommu_core::hw::{HwError, Pasid};
 
 /// The configuration space of one function.
 pub struct ConfigSpace {
-    ecam: Arc<Ecam>,
-    function: PciFunction,
+    /// `None` of a function in software: its doorbell asks nobody whether it is bus master.
+    place: Option<(Arc<Ecam>, PciFunction)>,
     /// Where the function has one, in place of a PASID capability.
     doorbell: Option<Arc<Doorbell>>,
 }
@@ -17,7 +17,13 @@ pub struct ConfigSpace {
 impl ConfigSpace {
     /// That of `function`, which lies in `ecam`.
     pub fn new(ecam: Arc<Ecam>, function: PciFunction) -> Self {
-        Self { ecam, function, doorbell: None }
+        Self { place: Some((ecam, function)), doorbell: None }
+    }
+
+    /// That of a function in software.
+    #[cfg_attr(not(test), allow(dead_code, reason = "not every architecture needs one"))]
+    pub fn in_software(doorbell: Doorbell) -> Self {
+        Self { place: None, doorbell: Some(Arc::new(doorbell)) }
     }
 
     /// The same of a function with this doorbell.
@@ -37,8 +43,10 @@ impl ConfigSpace {
     ///
     /// As for [`PciFunction::set_bus_master`].
     pub unsafe fn let_loose(&self) {
-        // SAFETY: as the caller promises.
-        unsafe { self.function.set_bus_master(&*self.ecam, true) };
+        if let Some((ecam, function)) = &self.place {
+            // SAFETY: as the caller promises.
+            unsafe { function.set_bus_master(&**ecam, true) };
+        }
     }
 }
 
@@ -60,8 +68,10 @@ impl Function for ConfigSpace {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), HwError> {
-        // SAFETY: translation is on, so that the function's DMA reaches what it is attached to and nothing else.
-        unsafe { self.function.set_bus_master(&*self.ecam, on) };
+        if let Some((ecam, function)) = &self.place {
+            // SAFETY: translation is on, so that the function's DMA reaches what it is attached to and nothing else.
+            unsafe { function.set_bus_master(&**ecam, on) };
+        }
         Ok(())
     }
 }

@@ -40,6 +40,16 @@ pub trait DemoUnit: hw::Unit {
     fn reports_of(&self, refusal: Refusal, stream: Stream, access: AccessKind, iova: Iova, len: usize)
     -> Vec<Reported>;
 
+    /// The stage that parts of a function can be told apart by.
+    fn stage_of_parts(&self) -> Stage {
+        if self.capabilities().second_stage { Stage::Second } else { Stage::First }
+    }
+
+    /// Whether QEMU's trace tells of what the unit does. A unit in software does nothing that it could.
+    fn is_traced(&self) -> bool {
+        true
+    }
+
     /// Whether this hardware drops a write without a fault where a cached translation by this stage forbids it.
     fn drops_cached_refusals(&self, stage: Stage) -> bool;
 

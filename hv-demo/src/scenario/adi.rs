@@ -6,6 +6,7 @@
 
 mod steps;
 
+use crate::arch;
 use crate::checks::{Device, Lab, changes, inside, outside};
 use crate::iommu::{DemoUnit, Refusal};
 use crate::partition::{Partition, address};
@@ -15,7 +16,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use iommu_core::Error;
 use iommu_core::group::OwnerId;
-use iommu_core::hw::{Pasid, Stage};
+use iommu_core::hw::Pasid;
 use iommu_core::pasid::{PasidSpace, PasidState};
 use steps::{Host, both_forget, pasid, still_there};
 
@@ -24,12 +25,17 @@ use steps::{Host, both_forget, pasid, still_there};
 const WIDE: [u32; 3] = [0x1_2345, 0x2_2345, 0xf_2345];
 const WIDE_OF_NOBODY: u32 = 0x2345;
 
-/// Runs every check on `unit`, with the one of `devices` that has a doorbell.
+/// Runs every check on `unit`, with the one of `devices` that has a doorbell; or with a unit and a function in software, where
+/// the machine's know no PASIDs.
 pub fn run(unit: &Arc<dyn DemoUnit>, devices: [Device; 4], report: &mut Report) {
-    let Some(function) = devices.into_iter().find(|device| device.space.doorbell().is_some()) else {
-        return report.trouble("a function that sends PASIDs", &"none has a doorbell");
+    let (unit, function) = match arch::iommu::with_parts(unit, devices) {
+        Ok(found) => found,
+        Err(what) => return report.trouble("a function that sends PASIDs", &what),
     };
-    if let Err(what) = with(unit, function, report) {
+    if !unit.is_traced() {
+        report.without_trace();
+    }
+    if let Err(what) = with(&unit, function, report) {
         report.trouble("set-up of the parts", &what);
     }
 }
@@ -40,7 +46,7 @@ fn with(unit: &Arc<dyn DemoUnit>, function: Device, report: &mut Report) -> Resu
     let bits = capabilities.pasid_bits;
     let told = function.space.doorbell().map_or(0, |doorbell| doorbell.pasid_bits());
     report.state("bits of a PASID, by the unit and by the function", told, bits);
-    let stage = if capabilities.second_stage { Stage::Second } else { Stage::First };
+    let stage = unit.stage_of_parts();
     println!("  {} tells parts apart by {bits} bits, translated by the {stage:?} stage", function.name);
 
     // 0 stands for requests without one.

@@ -132,9 +132,26 @@ impl TestMemory {
         let end = (frames as u64).checked_mul(PAGE_SIZE).and_then(|len| len.checked_add(base.get()));
         assert!(base.is_aligned(PAGE_SIZE) && frames != 0, "no memory of {frames} frames at {base}");
         assert!(end.is_some_and(|end| end <= 1 << 52), "{frames} frames at {base} reach beyond 2^52");
+        Self::of(Arena::new(base.get(), frames), base, frames)
+    }
+
+    /// As [`TestMemory::new`], with the virtual addresses of its own memory for physical ones: where memory is mapped to
+    /// itself, whoever looks there finds what the unit's structures are.
+    ///
+    /// # Panics
+    ///
+    /// Where `frames` is zero.
+    pub fn at_its_own_address(frames: usize) -> Self {
+        assert!(frames != 0, "no memory of no frames");
+        let arena = Arena::at_its_own_address(frames);
+        let base = PhysAddr::new(arena.start());
+        Self::of(arena, base, frames)
+    }
+
+    fn of(memory: Arena, base: PhysAddr, frames: usize) -> Self {
         Self {
             base: base.get(),
-            memory: Arena::new(base.get(), frames),
+            memory,
             shadow: None,
             buffer: spin::Once::new(),
             frames: Mutex::new(Frames {

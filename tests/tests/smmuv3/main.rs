@@ -1,4 +1,5 @@
 //! The SMMUv3 driver against the device model: what the specification asks for, what others got wrong, and everything at
 //! random.
 
+mod holes;
 mod random;

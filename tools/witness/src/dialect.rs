@@ -8,6 +8,8 @@ use crate::{smmuv3, vtd};
 pub struct Conditions {
     /// The unit caches entries that are not present.
     pub caching_mode: bool,
+    /// All DMA is that of functions in software, of which QEMU's unit sees nothing.
+    pub in_software: bool,
 }
 
 /// A change of the tables of one stream.
@@ -66,17 +68,18 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// That of a scenario, of an IOMMU that was given certain options; `None` where there is no such scenario.
-    pub fn of(scenario: &str, given: impl Fn(&str) -> bool) -> Option<Self> {
+    /// That of a scenario, of an IOMMU by QEMU's name that was given certain options; `None` where there is no such scenario.
+    pub fn of(iommu: &str, scenario: &str, given: impl Fn(&str) -> bool) -> Option<Self> {
         // By the names of both versions.
         let first = given("fsts=on") || given("x-flts=on");
-        match scenario {
-            "first-stage" => Some(Self::Vtd(Mode::Scalable(Stage::First))),
-            "second-stage" => Some(Self::Vtd(Mode::Scalable(Stage::Second))),
-            "legacy" => Some(Self::Vtd(Mode::Legacy)),
-            "adi" => Some(Self::Vtd(Mode::Scalable(if first { Stage::First } else { Stage::Second }))),
-            "stage-1" => Some(Self::Smmuv3(Stage::First)),
-            "stage-2" => Some(Self::Smmuv3(Stage::Second)),
+        match (iommu, scenario) {
+            ("intel-iommu", "first-stage") => Some(Self::Vtd(Mode::Scalable(Stage::First))),
+            ("intel-iommu", "second-stage") => Some(Self::Vtd(Mode::Scalable(Stage::Second))),
+            ("intel-iommu", "legacy") => Some(Self::Vtd(Mode::Legacy)),
+            ("intel-iommu", "adi") => Some(Self::Vtd(Mode::Scalable(if first { Stage::First } else { Stage::Second }))),
+            // Parts of functions are those of a unit in software: QEMU's sees nothing of them.
+            ("arm-smmuv3", "stage-1" | "adi") => Some(Self::Smmuv3(Stage::First)),
+            ("arm-smmuv3", "stage-2") => Some(Self::Smmuv3(Stage::Second)),
             _ => None,
         }
     }

@@ -51,18 +51,20 @@ use std::process::ExitCode;
 /// What the command line says.
 struct Arguments {
     scenario: String,
+    iommu: String,
     jsonl: String,
     trace: String,
     guest_ended_well: bool,
     options: Vec<String>,
 }
 
-const USAGE: &str = "usage: iommu-witness --scenario NAME --jsonl FILE --trace FILE --guest-status ok|failed
+const USAGE: &str = "usage: iommu-witness --scenario NAME --iommu intel-iommu|arm-smmuv3 --jsonl FILE --trace FILE --guest-status ok|failed
                      [--option KEY=VALUE]...   what QEMU's IOMMU was given";
 
 impl Arguments {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (mut scenario, mut jsonl, mut trace, mut status, mut options) = (None, None, None, None, Vec::new());
+        let (mut scenario, mut iommu, mut jsonl, mut trace, mut status, mut options) =
+            (None, None, None, None, None, Vec::new());
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let (key, value) = match argument.split_once('=') {
@@ -72,6 +74,7 @@ impl Arguments {
             let value = value.or_else(|| arguments.next()).ok_or_else(|| format!("{key} needs a value"))?;
             match key.as_str() {
                 "--scenario" => scenario = Some(value),
+                "--iommu" => iommu = Some(value),
                 "--jsonl" => jsonl = Some(value),
                 "--trace" => trace = Some(value),
                 "--guest-status" => status = Some(value),
@@ -86,7 +89,8 @@ impl Arguments {
             other => return Err(format!("--guest-status {other}: neither ok nor failed")),
         };
         let (scenario, jsonl) = (needed(scenario, "--scenario")?, needed(jsonl, "--jsonl")?);
-        Ok(Self { scenario, jsonl, trace: needed(trace, "--trace")?, guest_ended_well, options })
+        let iommu = needed(iommu, "--iommu")?;
+        Ok(Self { scenario, iommu, jsonl, trace: needed(trace, "--trace")?, guest_ended_well, options })
     }
 }
 
@@ -100,11 +104,15 @@ fn judge(arguments: &Arguments, jsonl: &str, trace: &str) -> Verdict {
     verdict.findings(&journal.problems);
     // As QEMU was told, or as the guest found.
     let given = |option: &str| arguments.options.iter().any(|given| given == option) || journal.says_option(option);
-    let Some(dialect) = Dialect::of(&arguments.scenario, given) else {
+    let Some(dialect) = Dialect::of(&arguments.iommu, &arguments.scenario, given) else {
         verdict.finding(&format!("no rules for a scenario named {}", arguments.scenario));
         return verdict;
     };
-    let conditions = Conditions { caching_mode: given("caching-mode=on") };
+    let conditions = Conditions {
+        caching_mode: given("caching-mode=on"),
+        // No QEMU has substreams.
+        in_software: (arguments.iommu.as_str(), arguments.scenario.as_str()) == ("arm-smmuv3", "adi"),
+    };
     matching::compare(&journal.checks, &dialect.read(trace), dialect, conditions, &mut verdict);
     verdict
 }

@@ -1,5 +1,7 @@
 //! SMMUv3 units: found in the devicetree, brought up, and what the demo expects of them.
 
+use super::model;
+use crate::checks::Device;
 use crate::hal::{DemoHal, map_registers};
 use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::platform::Platform;
@@ -22,8 +24,10 @@ use iommu_hal::regs::Mmio;
 use iommu_smmuv3::{Config, Unit};
 
 /// Event numbers (SMMUv3 section 7.3).
-mod event {
+pub(super) mod event {
     pub const C_BAD_STREAMID: u32 = 0x02;
+    pub const C_BAD_SUBSTREAMID: u32 = 0x08;
+    pub const C_BAD_CD: u32 = 0x0a;
     pub const F_TRANSLATION: u32 = 0x10;
     pub const F_PERMISSION: u32 = 0x13;
 }
@@ -94,6 +98,20 @@ impl Iommus {
     /// None.
     pub fn regions_of(&self, _: &Topology, _: Sbdf) -> Result<Vec<ReservedRegion>, String> {
         Ok(Vec::new())
+    }
+}
+
+/// A unit and a function whose parts PASIDs tell apart: those of the machine, or others in software where these know no
+/// PASIDs.
+///
+/// # Errors
+///
+/// A sentence that says what is missing.
+pub fn with_parts(unit: &Arc<dyn DemoUnit>, devices: [Device; 4]) -> Result<(Arc<dyn DemoUnit>, Device), String> {
+    let doorbell = devices.into_iter().find(|device| device.space.doorbell().is_some());
+    match doorbell {
+        Some(function) if unit.capabilities().pasid_bits != 0 => Ok((unit.clone(), function)),
+        _ => model::unit_and_function(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod console;
 mod exceptions;
 pub mod exit;
 pub mod iommu;
+mod model;
 pub mod paging;
 mod platform;
 pub mod time;

@@ -1,5 +1,6 @@
 //! VT-d units: found in the DMAR table, brought up, and what the demo expects of them.
 
+use crate::checks::Device;
 use crate::hal::{DemoHal, map_registers};
 use crate::iommu::{DemoUnit, Refusal, Reported};
 use crate::platform::Platform;
@@ -80,6 +81,16 @@ impl Iommus {
     pub fn regions_of(&self, topology: &Topology, function: Sbdf) -> Result<Vec<ReservedRegion>, String> {
         required_regions(&self.dmar, topology, function).map_err(|error| format!("{function}: {error}"))
     }
+}
+
+/// A unit and a function whose parts PASIDs tell apart.
+///
+/// # Errors
+///
+/// A sentence that says what is missing.
+pub fn with_parts(unit: &Arc<dyn DemoUnit>, devices: [Device; 4]) -> Result<(Arc<dyn DemoUnit>, Device), String> {
+    let doorbell = devices.into_iter().find(|device| device.space.doorbell().is_some());
+    doorbell.map(|function| (unit.clone(), function)).ok_or_else(|| String::from("none has a doorbell"))
 }
 
 fn bring_up(base: PhysAddr, len: u64, host_bits: u8) -> Result<VtdUnit, HwError> {

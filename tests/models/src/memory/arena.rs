@@ -26,7 +26,10 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// Zeroed memory for `frames` frames, not zero, that stands for physical addresses from `base` on.
     pub(super) fn new(base: u64, frames: usize) -> Self {
-        let align = (frames * WORDS * 8).next_power_of_two().min(ALIGN);
+        Self::with_alignment(base, frames, (frames * WORDS * 8).next_power_of_two().min(ALIGN))
+    }
+
+    fn with_alignment(base: u64, frames: usize, align: usize) -> Self {
         // Alignment by hand: an allocator asked for large alignments clears by writing, and so touches all of it.
         let layout = Layout::from_size_align(frames * WORDS * 8 + align, 8).expect("the size fits");
         // SAFETY: the layout is not empty, since `frames` is not zero.
@@ -35,6 +38,19 @@ impl Arena {
         let wanted = (base % align as u64) as usize;
         let offset = wanted.wrapping_sub(allocation.addr().get()) & (align - 1);
         Self { allocation, layout, offset, frames }
+    }
+
+    /// Zeroed memory for `frames` frames, not zero, that stands for physical addresses which are its own virtual ones.
+    pub(super) fn at_its_own_address(frames: usize) -> Self {
+        // Congruent to any frame's address is enough.
+        let arena = Self::with_alignment(0, frames, 4096);
+        debug_assert!(arena.start() % 4096 == 0);
+        arena
+    }
+
+    /// Virtual address of the first byte.
+    pub(super) fn start(&self) -> u64 {
+        self.pointer(0).expose_provenance().get() as u64
     }
 
     pub(super) const fn frames(&self) -> usize {

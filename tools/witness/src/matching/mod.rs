@@ -44,7 +44,7 @@ pub fn compare(checks: &[Check], trace: &Trace, dialect: Dialect, conditions: Co
         verdict.check(check, matched);
     }
     witness.gap(slices.rest(), verdict);
-    setup(dialect, &trace.events, last_line, verdict);
+    setup(dialect, conditions, &trace.events, last_line, verdict);
 }
 
 struct Witness {
@@ -119,7 +119,7 @@ fn no_access(slice: &Slice<'_>) -> Result<(), Mismatch> {
 }
 
 /// The unit was set up before the first DMA, and translated from then on, all along the checks.
-fn setup(dialect: Dialect, events: &[Event], last_line: usize, verdict: &mut Verdict) {
+fn setup(dialect: Dialect, conditions: Conditions, events: &[Event], last_line: usize, verdict: &mut Verdict) {
     let (mut done, mut on, mut seen) = (Vec::new(), false, false);
     for Event { line, what } in events {
         match what {
@@ -143,7 +143,9 @@ fn setup(dialect: Dialect, events: &[Event], last_line: usize, verdict: &mut Ver
             _ => {}
         }
     }
-    if !seen {
-        verdict.finding("the trace shows no DMA at all");
+    match (seen, conditions.in_software) {
+        (false, false) => verdict.finding("the trace shows no DMA at all"),
+        (true, true) => verdict.finding("the trace shows DMA, where all of it is in software"),
+        _ => {}
     }
 }

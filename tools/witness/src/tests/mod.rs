@@ -281,6 +281,7 @@ impl Run {
     fn verdict(&self) -> Verdict {
         let arguments = Arguments {
             scenario: self.scenario.into(),
+            iommu: if matches!(self.scenario, "stage-1" | "stage-2") { "arm-smmuv3" } else { "intel-iommu" }.into(),
             jsonl: String::new(),
             trace: String::new(),
             guest_ended_well: self.guest_ended_well,
@@ -327,16 +328,17 @@ fn a_run_that_is_right() {
 #[test]
 fn the_arguments() {
     let parse = |line: &str| Arguments::parse(line.split_whitespace().map(str::to_owned));
-    let all = "--scenario a --jsonl b --trace c --guest-status ok --option=caching-mode=on --option x=y";
+    let all = "--scenario a --iommu i --jsonl b --trace c --guest-status ok --option=caching-mode=on --option x=y";
     let arguments = parse(all).unwrap_or_else(|error| panic!("{error}"));
     assert!(arguments.guest_ended_well);
     assert_eq!((arguments.scenario.as_str(), arguments.options.join(" ").as_str()), ("a", "caching-mode=on x=y"));
     for wrong in [
         "",
-        "--scenario a --jsonl b --trace c",
-        "--scenario a --jsonl b --trace c --guest-status maybe",
-        "--scenario a --jsonl b --trace c --guest-status",
-        "--scenario a --jsonl b --trace c --guest-status ok --more 1",
+        "--scenario a --iommu i --jsonl b --trace c",
+        "--scenario a --jsonl b --trace c --guest-status ok",
+        "--scenario a --iommu i --jsonl b --trace c --guest-status maybe",
+        "--scenario a --iommu i --jsonl b --trace c --guest-status",
+        "--scenario a --iommu i --jsonl b --trace c --guest-status ok --more 1",
     ] {
         assert!(parse(wrong).is_err(), "{wrong}");
     }

@@ -89,6 +89,24 @@ fn no_dma_at_all() {
 }
 
 #[test]
+fn functions_in_software_leave_nothing_in_the_trace() {
+    let records = "{\"kind\":\"start\",\"scenario\":\"adi\"}\n\
+                   {\"kind\":\"state\",\"check\":\"a\",\"expected\":\"x\",\"seen\":\"x\",\"passed\":true}\n\
+                   {\"kind\":\"end\",\"passed\":1,\"failed\":0}\n";
+    let judged = |iommu: &str, trace: &str| {
+        let all = format!("--scenario adi --iommu {iommu} --jsonl b --trace c --guest-status ok");
+        let arguments = crate::Arguments::parse(all.split_whitespace().map(str::to_owned));
+        crate::judge(&arguments.unwrap_or_else(|error| panic!("{error}")), records, trace)
+    };
+    let (right, elsewhere) = (judged("arm-smmuv3", ""), judged("intel-iommu", ""));
+    assert_eq!((right.passed, right.failed), (1, 0), "{:?}", right.lines);
+    assert_eq!((elsewhere.passed, elsewhere.failed), (1, 1), "{:?}", elsewhere.lines);
+    let dma = "smmuv3_translate_abort smmuv3-iommu-memory-region-32-2 sid=0x20 abort on iova:0x1000 is_write=0\n";
+    let strayed = judged("arm-smmuv3", dma);
+    assert!(strayed.failed >= 1 && strayed.lines.iter().any(|line| line.contains("all of it is in software")));
+}
+
+#[test]
 fn the_guest_failed() {
     let mut run = Run::good(NEW);
     run.guest_ended_well = false;
