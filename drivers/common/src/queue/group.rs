@@ -228,6 +228,8 @@ impl<M: Ring> Queue<M> {
         if attempt.devices && attempt.retry.is_none() && self.retrying.load(Ordering::Relaxed) != 0 {
             // Those who failed for another's device come first, or it could make them fail again and again.
             if state.quarantine.is_some_and(|until| !until.has_passed(hal)) {
+                // And must not wait for this one in turn.
+                state.give_way(attempt.ticket);
                 return None;
             }
         }
@@ -282,7 +284,7 @@ impl<M: Ring> Queue<M> {
                 }
             };
             let Some(flight) = flight else { break };
-            let ended = self.poll(hal, port, &flight, deadline);
+            let ended = self.poll(hal, port, &flight, deadline, tries);
             if matches!(ended, Ended::Late) {
                 break;
             }
@@ -325,9 +327,9 @@ impl<M: Ring> Queue<M> {
         self.stop_leading();
     }
 
-    /// Polls the round in flight until it ends.
-    fn poll<H: Hal, P: Port<M>>(&self, hal: &H, port: &P, flight: &Flight, deadline: Deadline) -> Ended {
-        let mut polls = 0;
+    /// Polls the round in flight until it ends. After something was `found` another may follow at once.
+    fn poll<H: Hal, P: Port<M>>(&self, hal: &H, port: &P, flight: &Flight, deadline: Deadline, found: Tries) -> Ended {
+        let mut polls = if found.any() { POLLS - 1 } else { 0 };
         loop {
             if port.is_complete(&self.ring, flight.wait, flight.marker) {
                 return Ended::Confirmed;

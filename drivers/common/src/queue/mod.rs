@@ -54,7 +54,7 @@ pub const HUNG: HwError = HwError::TimedOut(Wait::Completion);
 
 /// The memory of a queue. Everything in it takes one slot: an item, a fence, a wait.
 ///
-/// A *place* is counted on for ever, as a [`u64`]; the slot is that modulo [`slots`](Ring::slots). The queue decides which
+/// A *place* is counted on for ever, as a [`u64`]; the slot is that modulo their number. The queue decides which
 /// places are free, the ring what stands in them. Methods that write are called by one CPU at a time, and give `None`,
 /// with nothing of use written, where the memory is not there.
 pub trait Ring {
@@ -65,9 +65,6 @@ pub trait Ring {
 
     /// [`HwError::Queue`] code of a device TLB that did not answer; the entry is the device.
     const TIMED_OUT: u8;
-
-    /// How many there are, a power of two.
-    fn slots(&self) -> u64;
 
     /// [Positions](Port::position) are places modulo this: the number of slots, or twice that where hardware counts how often
     /// it went round.

@@ -72,6 +72,11 @@ impl<M: Ring> Probe<'_, M> {
         self.0.retrying.load(Ordering::Relaxed)
     }
 
+    /// As if they had all gone, with whatever outcome.
+    pub fn forget_retries(&self) {
+        self.0.retrying.store(0, Ordering::Relaxed);
+    }
+
     /// As if the newest wait had this marker.
     pub fn start_at(&self, marker: Marker) {
         self.0.state.lock().start_at(marker);

@@ -9,7 +9,10 @@ use iommu_hal::Hal;
 use iommu_hal::wait::Deadline;
 
 /// How often in a row hardware is asked to read once more what it could not read.
-const READS: u64 = 8;
+const READS: u32 = 8;
+
+/// How much may be found while one caller leads before hardware is taken for one that complains for ever.
+const MOST: u32 = 256;
 
 /// What hardware reports of the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,13 +33,17 @@ pub enum Found {
 /// What was found since a caller leads.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tries {
-    all: u64,
-    unread: u64,
+    all: u32,
+    unread: u32,
 }
 
 impl Tries {
+    pub(super) fn any(self) -> bool {
+        self.all != 0
+    }
+
     pub(super) fn count(&mut self, found: Found) {
-        self.all += 1;
+        self.all = self.all.saturating_add(1);
         self.unread = if matches!(found, Found::Unread(_)) { self.unread + 1 } else { 0 };
     }
 }
@@ -55,7 +62,7 @@ impl<M: Ring> Queue<M> {
         leader: Option<usize>,
         tries: Tries,
     ) -> bool {
-        let endless = tries.all > self.ring.slots();
+        let endless = tries.all > MOST;
         match found {
             Found::Gone => {
                 self.seats.resolve(state.evict(), Outcome::Gone);

@@ -101,6 +101,13 @@ impl State {
         self.turn = Some(Turn { ticket: ticket.0, until });
     }
 
+    /// Has nobody wait for this caller.
+    pub(super) fn give_way(&mut self, ticket: Ticket) {
+        if self.turn.is_some_and(|turn| turn.ticket == ticket.0) {
+            self.turn = None;
+        }
+    }
+
     /// Whether hardware has nothing to do, and nobody has written.
     pub(super) fn is_idle(&self) -> bool {
         self.flight.is_none() && self.open == 0
@@ -120,9 +127,7 @@ impl State {
         *span = Span { first: self.tail, len };
         self.tail += len;
         self.open |= 1 << seat;
-        if self.turn.is_some_and(|turn| turn.ticket == ticket.0) {
-            self.turn = None;
-        }
+        self.give_way(ticket);
         Some(seat)
     }
 

@@ -125,3 +125,6 @@ pub(crate) fn queue_base(base: PhysAddr, log2_slots: u8, allocate: bool) -> u64 
     );
     value.get()
 }
+
+#[cfg(test)]
+mod tests;

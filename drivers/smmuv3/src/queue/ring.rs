@@ -103,10 +103,6 @@ impl<H: Hal> queue::Ring for Ring<H> {
 
     const TIMED_OUT: u8 = CERROR_ATC_INV_SYNC;
 
-    fn slots(&self) -> u64 {
-        1 << self.log2_slots
-    }
-
     fn period(&self) -> u64 {
         2 << self.log2_slots
     }

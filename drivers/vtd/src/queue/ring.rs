@@ -105,10 +105,6 @@ impl<H: Hal> queue::Ring for Ring<H> {
 
     const TIMED_OUT: u8 = super::CODE_DEVICE_TLB_TIMEOUT;
 
-    fn slots(&self) -> u64 {
-        SLOTS
-    }
-
     fn period(&self) -> u64 {
         SLOTS
     }

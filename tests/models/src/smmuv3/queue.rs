@@ -19,6 +19,8 @@ const SYNC: u64 = 0x46;
 
 /// GERROR.CMDQ_ERR.
 const CMDQ_ERR: u32 = 1;
+/// GERROR.MSI_CMDQ_ABT_ERR.
+const MSI_CMDQ_ABT_ERR: u32 = 1 << 4;
 
 /// A queue's registers: base and the two indices, wrap bit included.
 #[derive(Clone, Copy, Default)]
@@ -129,6 +131,10 @@ impl Unit {
     /// Reads and decodes the command of `slot`.
     fn fetch(&mut self, slot: u32) -> Result<([u64; 2], Command), u32> {
         let mut raw = [0; 2];
+        if self.switches.aborts != 0 {
+            self.switches.aborts -= 1;
+            return Err(ABORT);
+        }
         for (index, word) in raw.iter_mut().enumerate() {
             let phys = self.commands.entries() + u64::from(slot) * 16 + index as u64 * 8;
             *word = self.memory.device_read64(PhysAddr::new(phys)).ok_or(ABORT)?;
@@ -153,12 +159,16 @@ impl Unit {
     fn execute(&mut self, command: Command) -> Result<(), u32> {
         match command {
             Command::Sync { .. } => {
-                if core::mem::take(&mut self.timing_out) {
+                if self.timing_out {
+                    // What was given up on is not asked again; what still waits may be given up on later.
+                    self.timing_out = self.switches.time_outs_again != 0;
+                    self.switches.time_outs_again = self.switches.time_outs_again.saturating_sub(1);
                     return Err(ATC_TIME_OUT);
                 }
                 self.complete();
             }
-            Command::AtcInvalidate { .. } => {
+            Command::AtcInvalidate { sid, .. } => {
+                self.timing_out |= self.switches.silent.contains(&sid);
                 if let Some(left) = &mut self.switches.time_out_after {
                     if *left == 0 {
                         self.switches.time_out_after = None;
@@ -199,6 +209,9 @@ impl Unit {
 
     /// Reports a CMD_SYNC that asked for it.
     fn signal(&mut self, message: Option<(u64, u32)>) {
+        if message.is_some() && self.switches.lose_messages {
+            return self.global_error(MSI_CMDQ_ABT_ERR);
+        }
         let message = message.map(|(address, data)| {
             if self.memory.device_write32(PhysAddr::new(address), data).is_none() {
                 self.violations.push(Violation::MessageNowhere { address });

@@ -1,6 +1,7 @@
 //! What a test turns on and off: everything that hardware may do late, otherwise, or never.
 
 use super::model::Model;
+use alloc::vec::Vec;
 
 /// What the command queue does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,6 +33,14 @@ pub(super) struct Switches {
     pub(super) stop_after: Option<usize>,
     pub(super) fail_after: Option<usize>,
     pub(super) time_out_after: Option<usize>,
+    /// Streams whose device TLBs never answer.
+    pub(super) silent: Vec<u32>,
+    /// How often a CMD_SYNC that failed for a device TLB fails once more.
+    pub(super) time_outs_again: u32,
+    /// Fetches of commands that are aborted.
+    pub(super) aborts: usize,
+    /// Messages of CMD_SYNCs do not arrive.
+    pub(super) lose_messages: bool,
     /// Nobody answers on the bus.
     pub(super) absent: bool,
 }
@@ -91,6 +100,31 @@ impl Model {
     /// `n` more CMD_ATC_INV are answered, the next is not: CERROR_ATC_INV_SYNC at the CMD_SYNC.
     pub fn time_out_after(&self, n: usize) {
         self.lock().switches.time_out_after = Some(n);
+    }
+
+    /// This stream never answers an invalidation of its device TLB, or does so again.
+    pub fn set_unanswering(&self, sid: u32, never: bool) {
+        let silent = &mut self.lock().switches.silent;
+        silent.retain(|other| *other != sid);
+        if never {
+            silent.push(sid);
+        }
+    }
+
+    /// The next CMD_SYNC that fails for a device TLB fails `n` more times after it was acknowledged: each device TLB is given
+    /// up at its own time.
+    pub fn time_out_again(&self, n: u32) {
+        self.lock().switches.time_outs_again = n;
+    }
+
+    /// The next `n` fetches of a command are aborted: CERROR_ABT.
+    pub fn abort_fetches(&self, n: usize) {
+        self.lock().switches.aborts = n;
+    }
+
+    /// Whether messages of CMD_SYNCs do not arrive from now on: GERROR.MSI_CMDQ_ABT_ERR.
+    pub fn lose_messages(&self, lose: bool) {
+        self.lock().switches.lose_messages = lose;
     }
 
     /// Makes the errors of these bits in GERROR active now.
