@@ -131,6 +131,13 @@ impl<R: Registers> Regs<R> {
         self.toggle(which);
     }
 
+    /// As [`acknowledge`](Self::acknowledge), unless another is at it: then they stay active, and are found again.
+    pub(crate) fn try_acknowledge(&self, which: u32) {
+        if let Some(_gerrorn) = self.gerrorn.try_lock() {
+            self.toggle(which);
+        }
+    }
+
     /// Takes the active errors but those of the command queue, which are its own to handle, and acknowledges them.
     /// `None` where another is at it: this may run in an interrupt that came while the lock was held.
     pub(crate) fn take_errors(&self) -> Option<u32> {

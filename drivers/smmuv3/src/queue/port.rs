@@ -57,8 +57,9 @@ impl<H: Hal, R: Registers> Port<Ring<H>> for Regs<R> {
         consumer(self).map(|consumer| (consumer.read(CMDQ_CONS::RD) & ring.index_mask()).into())
     }
 
-    /// Hardware reads commands from the consumer index on again, up to the producer index, which is as it was.
+    /// Hardware reads commands from the consumer index on again, up to the producer index, which is as it was. Where another
+    /// CPU is at the register it is done after the next look, which finds the same.
     fn resume(&self, _: &Ring<H>, _: Found, _: u64) {
-        self.acknowledge(GERROR::CMDQ_ERR::SET.value);
+        self.try_acknowledge(GERROR::CMDQ_ERR::SET.value);
     }
 }

@@ -43,7 +43,7 @@ fn a_message_tells_without_a_read() {
 fn where_the_unit_cannot_send_messages_it_is_polled() {
     let on = |config: Config| {
         let model = Model::new(config, Arc::new(TestMemory::new(PhysAddr::new(0), 1)));
-        let caps = Regs::new(model, Duration::ZERO).capabilities().unwrap();
+        let caps = Regs::new(model, Duration::ZERO, false).capabilities().unwrap();
         [Completion::Poll, Completion::Event, Completion::Message].map(|completion| completion.on(&caps))
     };
     let server = Config::server();

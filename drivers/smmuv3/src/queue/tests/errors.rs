@@ -122,7 +122,7 @@ fn hardware_that_refuses_everything_is_an_error_in_bounded_time() {
     }
     let bed = Bed::server();
     bed.model.set_queue(Behaviour::Stopped);
-    let regs = Regs::new(Refusing(&bed.model), Duration::from_millis(1));
+    let regs = Regs::new(Refusing(&bed.model), Duration::from_millis(1), false);
     let before = Deadline::after(&bed.memory, Duration::from_millis(3));
     assert!(bed.queue.run(&bed.hal, &regs, &[domain(1)]).is_err());
     assert!(!before.has_passed(&bed.memory));
@@ -150,7 +150,7 @@ fn an_index_that_cannot_be_ends_at_the_deadline() {
     }
     for index in [0x1ff, 0x103, 0x80, u32::MAX] {
         let bed = Bed::server();
-        let regs = Regs::new(Lost(&bed.model, index), Duration::from_millis(1));
+        let regs = Regs::new(Lost(&bed.model, index), Duration::from_millis(1), false);
         for _ in 0..300 {
             assert_eq!(bed.queue.run(&bed.hal, &regs, &[]), Err(HUNG), "{index:#x}");
         }

@@ -134,8 +134,11 @@ impl Bed {
         let model = Arc::new(Model::new(config, memory.clone()));
         let (reads, doorbells, writes) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         // A hundred looks at the clock.
-        let regs =
-            Regs::new(Arc::new(Counted { model: model.clone(), reads, doorbells, writes }), Duration::from_millis(1));
+        let regs = Regs::new(
+            Arc::new(Counted { model: model.clone(), reads, doorbells, writes }),
+            Duration::from_millis(1),
+            false,
+        );
         let hal = Arc::new(Patient(memory.clone()));
         let walker = if coherent { WalkerMemory::Coherent } else { WalkerMemory::NonCoherent };
         let queue = Queue::new(&hal, FrameRequest::single(40, walker), log2, completion).unwrap();

@@ -57,8 +57,8 @@ fn done(bed: &Bed, batch: &[Command]) {
 
 #[test]
 fn each_is_done_when_its_call_returns() {
-    explore(200, |_| {}, &[flush::<1>, flush::<2>, flush::<3>]);
-    explore(200, |bed| bed.model.execute_after(3), &[flush::<1>, flush::<2>, flush::<3>]);
+    explore(100, |_| {}, &[flush::<1>, flush::<2>, flush::<3>]);
+    explore(100, |bed| bed.model.execute_after(3), &[flush::<1>, flush::<2>, flush::<3>]);
 }
 
 #[test]
@@ -74,12 +74,12 @@ fn a_refusal_is_one_callers_error() {
             Err(other) => panic!("{other}"),
         }
     }
-    explore(200, |bed| bed.model.fail_command_after(3), &[tries::<1>, tries::<2>, tries::<3>]);
+    explore(100, |bed| bed.model.fail_command_after(3), &[tries::<1>, tries::<2>, tries::<3>]);
 }
 
 #[test]
 fn a_fetch_that_is_aborted_is_nobodys_error() {
-    explore(200, |bed| bed.model.abort_fetches(5), &[flush::<1>, flush::<2>]);
+    explore(100, |bed| bed.model.abort_fetches(5), &[flush::<1>, flush::<2>]);
 }
 
 #[test]
@@ -95,12 +95,12 @@ fn a_dead_device_is_the_error_of_its_own_callers() {
         bed.run(&batch).unwrap();
         done(bed, &batch);
     }
-    explore(200, |bed| bed.model.set_unanswering(DEAD, true), &[dead, alive, flush::<3>]);
+    explore(100, |bed| bed.model.set_unanswering(DEAD, true), &[dead, alive, flush::<3>]);
     let again = |bed: &Bed| {
         bed.model.set_unanswering(DEAD, true);
         bed.model.time_out_again(2);
     };
-    explore(200, again, &[dead, alive, flush::<3>]);
+    explore(100, again, &[dead, alive, flush::<3>]);
 }
 
 #[test]
@@ -122,5 +122,5 @@ fn hardware_that_hangs_ends_at_the_deadlines_of_those_who_wait_for_it() {
         bed.memory.set_clock_step(10_000);
         bed.model.set_queue(Behaviour::NoSync);
     };
-    explore(200, stopped, &[revive, tries::<2>]);
+    explore(100, stopped, &[revive, tries::<2>]);
 }
