@@ -80,7 +80,7 @@ pub fn frames(memory: &TestMemory, order: u8) -> u64 {
 impl Bench {
     /// A unit after reset, with memory for everything and nothing in it.
     pub fn new(config: Config) -> Self {
-        let memory = Arc::new(TestMemory::new(PhysAddr::new(0x1_2340_0000), 256));
+        let memory = Arc::new(TestMemory::new(PhysAddr::new(0x1_2340_0000), 512));
         let model = Arc::new(Model::new(config, memory.clone()));
         let next = || frame(&memory);
         let (streams, commands, events, cds) = (next(), next(), next(), next());
@@ -171,7 +171,7 @@ impl Bench {
         let (middle, leaves) = (frame(&self.memory), frame(&self.memory));
         self.set(top, middle | 3);
         self.set(middle + (base >> 21 & 0x1ff) * 8, leaves | 3);
-        for page in 0..256 {
+        for page in 0..512 {
             let at = base + page * 0x1000;
             self.set(leaves + (at >> 12 & 0x1ff) * 8, at | PAGE_2);
         }
