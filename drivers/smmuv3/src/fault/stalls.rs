@@ -131,25 +131,34 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         done
     }
 
-    /// Sends what was noted, once. What hardware does not take is tried again with the next that goes there.
+    /// Sends what was noted. What hardware does not take is tried again with the next that goes to the queue.
     fn send_answers(&self) -> Result<(), HwError> {
         let answers = &self.faults.answers;
-        let mut noted = [0; BATCH];
-        // As many as there is room for: what comes meanwhile is sent by who brings it.
-        for _ in 0..MOST_ANSWERS / BATCH {
-            let count = answers.take(&mut noted);
-            if count == 0 {
+        // What comes in the middle is sent with the next batch; where it comes for ever, with the next that goes to the queue.
+        for _ in 0..2 * MOST_ANSWERS / BATCH {
+            answers.submitters.fetch_add(1, Ordering::SeqCst);
+            let sent = self.send_some();
+            let last = answers.submitters.fetch_sub(1, Ordering::SeqCst) == 1;
+            sent?;
+            if !last || !answers.any() {
                 break;
-            }
-            let commands = noted.map(command);
-            let sent = commands.get(..count).unwrap_or(&[]);
-            if let Err(error) = self.run_commands(sent) {
-                warn!("{} stalled accesses wait on: their answers were not taken", count);
-                noted.iter().take(count).for_each(|noted| _ = answers.add(*noted));
-                return Err(error);
             }
         }
         Ok(())
+    }
+
+    fn send_some(&self) -> Result<(), HwError> {
+        let answers = &self.faults.answers;
+        let mut noted = [0; BATCH];
+        let count = answers.take(&mut noted);
+        if count == 0 {
+            return Ok(());
+        }
+        let commands = noted.map(command);
+        self.run_commands(commands.get(..count).unwrap_or(&[])).map(drop).inspect_err(|_| {
+            warn!("{} stalled accesses wait on: their answers were not taken", count);
+            noted.iter().take(count).for_each(|noted| _ = answers.add(*noted));
+        })
     }
 
     /// The entry of this stream id aborts, which hardware has confirmed, and every access that was stalled
