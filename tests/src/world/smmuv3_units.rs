@@ -3,7 +3,7 @@
 use super::numbers::Numbers;
 use crate::smmuv3::case::Case;
 use iommu_core::hw::Stage;
-use iommu_models::smmuv3::{Config, Model};
+use iommu_models::smmuv3::{Config, Model, Order};
 
 /// IDR3.BBML.
 const BBML: u32 = 3 << 11;
@@ -58,6 +58,10 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
 /// Freedoms that hardware has, and this unit takes.
 pub fn disturb(model: &Model, numbers: &mut Numbers<'_>) {
     model.translations_first(numbers.once_in(2));
+    model.set_order(*numbers.choose(&[Order::Ascending, Order::Descending, Order::Shuffled(7)]));
+    if numbers.once_in(4) {
+        model.evict(1 + numbers.below(1000), 2 + numbers.below(20) as usize);
+    }
     if numbers.once_in(3) {
         model.execute_after(1 + numbers.below(3) as u32);
     }

@@ -2,10 +2,10 @@
 //! drivers of both architectures have in common stand in the suite `both`.
 
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{HwError, Prot, Target, Unit as _};
+use iommu_core::hw::{HwError, Target, Unit as _};
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model};
 use iommu_smmuv3::Unit;
-use iommu_tests::smmuv3::bench::{Bench, config_for, extent, map, memory, range, stream, try_unmap, unmap};
+use iommu_tests::smmuv3::bench::{Bench, config_for, map, memory, range, stream, try_unmap, unmap};
 use iommu_tests::smmuv3::case::Case;
 use iommu_tests::smmuv3::spy::{CMDQ_PROD, Moment, Spy};
 use std::sync::{Arc, Mutex};
