@@ -237,7 +237,7 @@ fn memory_that_runs_out_anywhere_in_attach_leaves_the_stream_blocked<D: Driver>(
             house.memory.fail_never();
             if found.is_ok() {
                 // Each frame that it needs was refused once.
-                assert_eq!(house.memory.in_use() - before >= n, true, "{}: {n}", house.name());
+                assert!(house.memory.in_use() - before >= n, "{}: {n}", house.name());
                 break;
             }
             assert_eq!(found, Err(HwError::OutOfMemory));
