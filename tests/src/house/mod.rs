@@ -171,6 +171,9 @@ pub trait Driver: Sized + 'static {
     /// `n` more requests are taken, the next is refused, once; never with `usize::MAX`.
     fn refuse_request_after(model: &Self::Model, n: usize);
 
+    /// Whether nobody answers on the bus.
+    fn set_absent(model: &Self::Model, absent: bool);
+
     /// Invalidations and waits executed since the last call.
     fn take_log(model: &Self::Model) -> (usize, usize);
 

@@ -120,6 +120,10 @@ impl Driver for Smmuv3 {
         model.fail_command_after(n);
     }
 
+    fn set_absent(model: &Model, absent: bool) {
+        model.set_absent(absent);
+    }
+
     fn take_log(model: &Model) -> (usize, usize) {
         let log = model.take_log();
         let waits = log.iter().filter(|done| matches!(done.command, Command::Sync { .. })).count();

@@ -8,7 +8,7 @@ use iommu_core::addr::Iova;
 use iommu_core::hw::{HwError, Stage, Stream};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::walk::translate;
-use iommu_models::vtd::{Descriptor, FaultCode, Model, Queue as ModelQueue};
+use iommu_models::vtd::{Config, Descriptor, FaultCode, Model, Queue as ModelQueue};
 use iommu_vtd::{Structure, Unit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,8 +50,10 @@ impl Driver for Vtd {
     type Model = Model;
     type Unit = Unit<Hooked, Arc<Spied<Self>>>;
 
+    /// Those that every suite has, and two whose write buffers software flushes (CAP.RWBF, section 6.8).
     fn cases() -> Vec<Case> {
-        Case::all()
+        let buffered = [0, 3].map(|number| Case::plain()[number].with_cap(Config::CAP_RWBF, true));
+        Case::all().into_iter().chain(buffered).collect()
     }
 
     /// CAP.ND = 0 means 16 ids (section 11.4.2): one is hardware's, one identity's.
@@ -116,6 +118,10 @@ impl Driver for Vtd {
     /// An invalidation queue error (section 6.5.2.13).
     fn refuse_request_after(model: &Model, n: usize) {
         model.fail_descriptor_after(n);
+    }
+
+    fn set_absent(model: &Model, absent: bool) {
+        model.set_absent(absent);
     }
 
     fn take_log(model: &Model) -> (usize, usize) {

@@ -4,6 +4,7 @@
 mod heap;
 mod identity;
 mod ids;
+mod ioas;
 mod lifetimes;
 mod parallel;
 mod refusals;
