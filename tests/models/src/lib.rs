@@ -24,9 +24,10 @@
 //! | write buffer, draining | with RWBF walkers see stores only once they are flushed; requests stay on their way to memory until they are drained, where a switch asks for it | |
 //! | interrupt remapping | commands and IEC descriptors are taken, nothing is remapped | remapping |
 //! | SMMUv3 | the non-secure side | the secure side, realms |
-//! | SMMUv3 tables | linear and 2-level stream and CD tables; Armv8 stage 1, stage 2 and both, 4 KiB granule | 16 and 64 KiB granules (an STE or CD that asks for one is illegal), 52-bit addresses, AArch32 |
-//! | SMMUv3 access flag, dirty state | an access flag that is clear faults, unless AFFD or HA is set; neither is ever written | hardware updates |
-//! | SMMUv3 caches | level-1 descriptors, STEs, CDs (valid or not), leaves, and descriptors that lead to tables: kept until an invalidation covers them and a CMD_SYNC has passed | level-1 CD descriptors, contiguous runs, device TLBs, broadcast TLB maintenance |
+//! | SMMUv3 structures | linear and 2-level stream and CD tables, STEs and CDs of every kind; each word fetched by itself, ascending, descending or shuffled, with a hook between; every bit that is reserved, or illegal for what the unit has, makes its structure so | features beyond version 3.2 (DPT, MPAM, permission indirection, MTE): their bits are reserved; EL2 with ASIDs (CR2.E2H) |
+//! | SMMUv3 tables | Armv8 stage 1, stage 2 and both; 4, 16 and 64 KiB; concatenated tops, contiguous groups kept as one, nT, TBI, small tables | 52-bit addresses, AArch32, memory attributes but for S2PTW and what hardware updates need |
+//! | SMMUv3 access flag, dirty state | both written by atomic updates in both stages once a request is let through, never ahead of time; noted where walks do not snoop | flags of tables (HTTU 3) |
+//! | SMMUv3 caches | level-1 descriptors of streams and CDs, STEs, CDs (valid or not, CONT included), leaves, and what leads to tables, of each stage and of both in one: kept until an invalidation covers them and a CMD_SYNC has passed, or lost at random; an invalidation by range, with granule or level, drops the least that it must | broadcast TLB maintenance, VMID wildcards |
 //! | SMMUv3 commands | executed in order, at the write of CMDQ_PROD, or after some looks at CMDQ_CONS; take effect at the CMD_SYNC, in order or translations first | any other order |
 //! | SMMUv3 requests | reads and writes of data, with or without substream, untranslated | ATS, page requests, stalls (a fault terminates, whatever S says), instruction fetches |
 //! | SMMUv3 registers | page 0 up to PRIQ_IRQ_CFG2, page 1 | memory attributes (CR1 and GBPA are stored only), ATOS, MPAM, ECMDQ |

@@ -239,7 +239,8 @@ fn nested_a_table_that_may_not_be_written_faults_as_a_table() {
     bench.model.take_events();
     assert_eq!((bench.read_at(0x3000), bench.get(leaf)), (REFUSED, 0x7000 | PAGE_1 & !AF));
     let seen = bench.model.take_events()[0];
-    // S2, CLASS TT, RnW of the request, IPA of the table.
+    // S2, CLASS TT, RnW of the request; TTRnW of the update, IPA of the table.
+    assert_eq!(seen.raw[1] >> 44 & 1, 0);
     assert_eq!((seen.raw[1] >> 39 & 1, seen.raw[1] >> 40 & 3, seen.raw[1] >> 35 & 1), (1, 1, 1));
     assert_eq!(seen.raw[3], bench.first[2]);
 }

@@ -360,3 +360,110 @@ fn between_two_syncs_translations_may_come_back_by_a_stale_configuration() {
         assert_eq!(bench.access(SID + 1, None, 0, false), expected, "CMD_SYNC {sync_between}, first {first}");
     }
 }
+
+#[test]
+fn a_translation_that_is_changed_without_a_break_is_noted_where_it_is_walked_anew() {
+    for unit in [Config::server(), Config::server().break_level(2)] {
+        let mut bench = Bench::first(unit);
+        let cd = bench.cd(SID.into());
+        bench.set(cd, bench.get(cd) | 3 << 42);
+        let clean = PAGE_1 | 1 << 7 | 1 << 51;
+        bench.set(bench.first[2], 0x5000 | clean);
+        assert_eq!(bench.read_at(0), Ok(0x5000));
+        // Elsewhere, while the clean one is cached: a write walks anew.
+        bench.set(bench.first[2], 0x6000 | clean);
+        assert_eq!(bench.write_at(0), Ok(0x6000));
+        assert_eq!(bench.model.take_violations(), [Violation::Changed { iova: 0 }]);
+        // With a break there is nothing to note.
+        bench.set(bench.first[2], 0);
+        bench.tlbi_va(0, ASID, 0);
+        bench.set(bench.first[2], 0x7000 | clean);
+        assert_eq!(bench.write_at(0), Ok(0x7000));
+        assert_eq!(bench.model.violations(), []);
+    }
+}
+
+#[test]
+fn neighbours_that_are_said_to_be_alike_share_an_ste() {
+    // CONT 1: streams 8 and 9. What was fetched for one serves the other.
+    let mut bench = Bench::second(Config::nested());
+    bench.map_second(0, 0x5000);
+    bench.set(bench.ste(SID) + 8, 1 << 13);
+    assert_eq!(bench.read_at(0), Ok(0x5000));
+    let at = |bench: &Bench, sid| bench.access(sid, None, 0, false);
+    assert_eq!((at(&bench, SID + 1), at(&bench, SID + 2)), (Ok(0x5000), Err(FaultCode::C_BAD_STE)));
+    // It does not affect invalidation.
+    bench.cfgi_ste(SID + 1);
+    assert_eq!(at(&bench, SID + 1), Ok(0x5000));
+    bench.cfgi_ste(SID);
+    assert_eq!(at(&bench, SID + 1), Err(FaultCode::C_BAD_STE));
+}
+
+#[test]
+fn a_range_of_streams_drops_cds_and_level_1_descriptors() {
+    let mut bench = Bench::up(Config::server());
+    let (level1, table) = (frame(&bench.memory), frame(&bench.memory));
+    bench.set(bench.cds + 3 * 64, CD);
+    bench.set(level1, bench.cds | 1);
+    for sid in [8, 11, 12] {
+        bench.set_ste(sid, &[6 << 59 | 1 << 4 | level1 | 5 << 1 | 1, 0, 0, 0]);
+    }
+    let at = |bench: &Bench, sid, ssid| bench.access(sid, Some(ssid), 0, false).unwrap_err();
+    for sid in [8, 11, 12] {
+        assert_eq!(at(&bench, sid, 3), FaultCode::F_WALK_EABT);
+    }
+    bench.set(bench.cds + 3 * 64, 0);
+    bench.set(level1, table);
+    // 8 to 11.
+    bench.run(9 << 32 | 4, 1);
+    for sid in [8, 11, 12] {
+        let (cd, descriptor) = if sid == 12 {
+            (FaultCode::F_WALK_EABT, FaultCode::C_BAD_CD)
+        } else {
+            (FaultCode::C_BAD_SUBSTREAMID, FaultCode::C_BAD_SUBSTREAMID)
+        };
+        assert_eq!((at(&bench, sid, 3), at(&bench, sid, 4)), (cd, descriptor), "{sid}");
+    }
+}
+
+#[test]
+fn a_fetch_that_failed_is_not_cached() {
+    let bench = Bench::first(Config::nested());
+    bench.map_first(0, 0x5000);
+    let word = bench.get(bench.ste(SID));
+    bench.set(bench.ste(SID), 0x2000 | 5 << 1 | 1);
+    assert_eq!(bench.read_at(0), Err(FaultCode::F_CD_FETCH));
+    assert_eq!(bench.model.cached(), [1, 0, 0]);
+    bench.set(bench.ste(SID), word);
+    let other = Bench::nested(Config::nested());
+    other.map_first(3, 0x7000);
+    other.map_second(7, 0x9000);
+    // Behind stage 2: nothing was cached of a CD that stage 2 refused.
+    let middle = other.get(other.second[0] + (other.memory.base().get() >> 30) * 8) & !0xfff;
+    let at = middle + (other.memory.base().get() >> 21 & 0x1ff) * 8;
+    let word = other.get(at);
+    other.set(at, 0);
+    assert_eq!(other.read_at(0x3000), Err(FaultCode::F_TRANSLATION));
+    other.set(at, word);
+    assert_eq!(other.read_at(0x3000), Ok(0x9000));
+}
+
+#[test]
+fn between_two_syncs_substreams_ask_again_as_well() {
+    let mut bench = Bench::first(Config::server());
+    bench.map_first(0, 0x5000);
+    for word in 0..8 {
+        bench.set(bench.cds + 3 * 64 + word * 8, bench.get(bench.cd(SID.into()) + word * 8));
+    }
+    bench.set_ste(SID, &[3 << 59 | bench.cds | 5 << 1 | 1, 0, 0, 0]);
+    assert_eq!(bench.access(SID, Some(3), 0, false), Ok(0x5000));
+    bench.model.translations_first(true);
+    // The CD is taken away; its ASID goes to another whose tables are others.
+    bench.set(bench.cds + 3 * 64, 0);
+    bench.put(u64::from(SID) << 32 | 3 << 12 | 5, 1);
+    bench.put(ASID << 48 | 0x11, 0);
+    bench.sync();
+    bench.first = (0..3).map(|_| frame(&bench.memory)).collect();
+    bench.attach_first(SID + 1, ASID);
+    assert_eq!(bench.access(SID + 1, None, 0, false), Ok(0x5000));
+}

@@ -88,6 +88,9 @@ fn faults_of_stage_2_say_what_was_asked_for() {
             let event = event(&bench, false);
             assert_eq!((event.code, event.iova), (code, Iova::new(0x3010)));
             assert_eq!(second(&event), (true, class, ipa & !0xfff), "{code:?}, {index}");
+            // TTRnW: it was a read.
+            let read = code == FaultCode::F_PERMISSION && class == TABLE;
+            assert_eq!(event.raw[1] >> 44 & 1 != 0, read);
         }
     }
 }

@@ -414,6 +414,28 @@ fn two_levels_of_stream_table() {
 }
 
 #[test]
+fn a_level_1_stream_table_descriptor_has_reserved_bits() {
+    let bench = Bench::up(Config::nested());
+    let (level1, leaf) = (frame(&bench.memory), frames(&bench.memory, 2));
+    let tables = iommu_models::smmuv3::walk::Tables { base: level1, config: 1 << 16 | 8 << 6 | 16 };
+    let read64 = |phys| bench.memory.device_read64(phys);
+    let at = || translate(&read64, tables, bench.model.config(), 3, None, Iova::new(0), true).map(|_| ());
+    bench.set(leaf + 3 * 64, 4 << 1 | 1);
+    for bit in 0..64 {
+        bench.set(level1, (leaf | 9) ^ 1 << bit);
+        let expected = match bit {
+            // Spans 8, 11, 13, 1 and 25 of 9: 128 streams, and four that are none or too small.
+            0 => Ok(()),
+            1..=5 | 52..=63 => Err(FaultCode::C_BAD_STREAMID),
+            // Below its alignment.
+            6..=13 => Ok(()),
+            _ => continue,
+        };
+        assert_eq!(at(), expected, "bit {bit}");
+    }
+}
+
+#[test]
 fn a_linear_table_ends() {
     let bench = Bench::up(Config::nested());
     bench.set_ste(63, &[4 << 1 | 1]);

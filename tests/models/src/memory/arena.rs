@@ -44,7 +44,7 @@ impl Arena {
     pub(super) fn at_its_own_address(frames: usize) -> Self {
         // Congruent to any frame's address is enough.
         let arena = Self::with_alignment(0, frames, 4096);
-        debug_assert!(arena.start() % 4096 == 0);
+        debug_assert!(arena.start().is_multiple_of(4096));
         arena
     }
 

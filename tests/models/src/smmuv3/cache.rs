@@ -43,7 +43,9 @@ impl Caches {
     pub(super) fn ste(&self, sid: u32) -> Option<[u64; 8]> {
         let own = self.stes.get(&sid);
         let near = || {
-            let alike = |(other, words): &(&u32, &[u64; 8])| (**other ^ sid) >> (words[1] >> 13 & 0xf) == 0;
+            let alike = |(other, words): &(&u32, &[u64; 8])| {
+                words[0] & 1 != 0 && (**other ^ sid) >> (words[1] >> 13 & 0xf) == 0
+            };
             self.stes.iter().find(alike).map(|(_, words)| words)
         };
         own.or_else(near).copied()

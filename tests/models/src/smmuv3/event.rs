@@ -5,7 +5,7 @@ use super::interrupt::Source;
 use super::queue::{Ring, next};
 use super::unit::Unit;
 use super::violation::Violation;
-use super::walk::{FaultCode, Refused};
+use super::walk::{Class, FaultCode, Refused};
 use iommu_core::addr::{Iova, PhysAddr};
 
 /// CR2.RECINVSID.
@@ -49,6 +49,10 @@ fn words(sid: u32, ssid: Option<u32>, iova: u64, write: bool, refused: &Refused)
         // RnW, S2, CLASS.
         raw[1] = u64::from(!write) << 35 | u64::from(refused.second) << 39 | (refused.class as u64) << 40;
         raw[2] = iova;
+    }
+    if code == FaultCode::F_PERMISSION && refused.class == Class::Table {
+        // TTRnW.
+        raw[1] |= u64::from(!refused.table_write) << 44;
     }
     raw[3] = match code {
         FaultCode::F_STE_FETCH | FaultCode::F_CD_FETCH | FaultCode::F_WALK_EABT => {

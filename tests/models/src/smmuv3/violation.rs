@@ -140,7 +140,8 @@ pub enum Violation {
         /// The address.
         iova: u64,
     },
-    /// Leaves of a contiguous group that are valid, and do not map contiguous memory alike.
+    /// Leaves of a contiguous group that are valid, and do not map contiguous memory alike; with IDR3.BBML 2 the
+    /// contiguous bit itself may differ.
     Contiguous {
         /// The address.
         iova: u64,

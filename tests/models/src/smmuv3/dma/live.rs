@@ -70,6 +70,10 @@ impl View for Live<'_> {
         !self.fetching.single
     }
 
+    fn groups_may_differ(&self) -> bool {
+        self.config.bbml() >= 2
+    }
+
     fn note(&mut self, violation: Violation) {
         if !self.violations.contains(&violation) {
             self.violations.push(violation);

@@ -125,7 +125,7 @@ pub(super) fn group(view: &mut dyn View, leaf: &Leaf, dirty: bool, input: u64) -
     let before = leaf.index & ((1 << log2) - 1);
     let (table, output) = (leaf.phys - before * 8, leaf.output >> (leaf.bits() + log2) << (leaf.bits() + log2));
     // Access flags may differ; so may write permission, where hardware gives it.
-    let flags = ACCESSED | if dirty { WRITE } else { 0 };
+    let flags = ACCESSED | if dirty { WRITE } else { 0 } | if view.groups_may_differ() { page::CONTIGUOUS } else { 0 };
     let alike = leaf.descriptor & !(page::ADDRESS >> leaf.bits() << leaf.bits());
     for turn in 0..1 << log2 {
         // One that is not valid may become so: groups are built leaf by leaf.

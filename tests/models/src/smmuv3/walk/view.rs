@@ -78,6 +78,11 @@ pub(in crate::smmuv3) trait View {
         false
     }
 
+    /// Whether software may change the contiguous bit of leaves that are in use.
+    fn groups_may_differ(&self) -> bool {
+        false
+    }
+
     /// Something that software must not do.
     fn note(&mut self, _violation: Violation) {}
 
