@@ -195,7 +195,7 @@ fn a_stream_moves_and_nothing_of_the_old_domain_stays() {
         bench.attach(beside, &*red);
         for round in 0..3 {
             warm(&bench, &[near, beside]);
-            assert_eq!(bench.attach(near, &*blue), Transition::ThroughBlocked);
+            assert_eq!(bench.attach(near, &*blue), case.moves());
             bench.expect(near, 0x1000, Err(case.not_mapped()));
             bench.expect(near, 0x2000, Ok(0x6000_0000));
             bench.expect(near, 0x3000, Ok(0x6000_1000));
@@ -203,7 +203,7 @@ fn a_stream_moves_and_nothing_of_the_old_domain_stays() {
             bench.model.take_log();
             assert_eq!(bench.attach(near, &*blue), Transition::Hitless, "where it is");
             assert_eq!(bench.commands(), [], "round {round}");
-            assert_eq!(bench.attach(near, &*red), Transition::ThroughBlocked);
+            assert_eq!(bench.attach(near, &*red), case.moves());
             bench.expect(near, 0x1000, Ok(0x5000_0000));
             bench.expect(near, 0x2000, Ok(0x5000_1000));
             bench.expect(near, 0x3000, Err(case.not_mapped()));
@@ -223,15 +223,17 @@ fn a_stream_moves_between_the_stages() {
         map(&*second, 0x2000, 0x6000_0000, 0x2000);
         bench.attach(beside, &*second);
         for _ in 0..3 {
-            bench.attach(near, &*first);
+            // From nothing, and from what is not translated.
+            assert_eq!(bench.attach(near, &*first), Transition::Hitless);
             bench.expect(near, 0x1000, Ok(0x5000_0000));
             bench.expect(near, 0x2000, Ok(0x5000_1000));
             bench.expect(near, 0x3000, Err(FaultCode::F_TRANSLATION));
+            // The VMID is in a word of its own, and tags what stage 1 translates, too.
             assert_eq!(bench.attach(near, &*second), Transition::ThroughBlocked);
             bench.expect(near, 0x1000, Err(FaultCode::F_TRANSLATION));
             bench.expect(near, 0x2000, Ok(0x6000_0000));
             bench.expect(near, 0x3000, Ok(0x6000_1000));
-            assert_eq!(bench.unit.attach(stream(near), Target::Identity), Ok(Transition::ThroughBlocked));
+            assert_eq!(bench.unit.attach(stream(near), Target::Identity), Ok(Transition::Hitless));
             bench.expect(near, 0x2000, Ok(0x2000));
             bench.expect(beside, 0x2000, Ok(0x6000_0000));
         }
@@ -256,11 +258,11 @@ fn identity_reaches_all_of_memory_until_it_is_taken_away() {
         bench.expect(far, 0x1000, Err(case.untouched()));
         assert_eq!(identity(near), Ok(Transition::Hitless));
         assert_eq!(identity(far), Ok(Transition::Hitless));
-        assert_eq!(bench.attach(near, &*domain), Transition::ThroughBlocked);
+        assert_eq!(bench.attach(near, &*domain), Transition::Hitless);
         bench.expect(near, 0x5000_0000, Err(case.beyond(0x5000_0000)));
         bench.expect(near, 0x1000, Ok(0x5000_0000));
         bench.expect(far, 0x1000, Ok(0x1000));
-        assert_eq!(identity(near), Ok(Transition::ThroughBlocked));
+        assert_eq!(identity(near), Ok(Transition::Hitless));
         bench.expect(near, 0x1000, Ok(0x1000));
         bench.detach(near);
         bench.expect_blocked(near, 0x1000);
@@ -302,8 +304,9 @@ fn a_domain_dropped_while_attached_blocks_its_streams() {
 
 #[test]
 fn an_id_that_comes_back_brings_nothing_along() {
-    // The next domain is given the ASID or VMID of the last, which is asserted, and other memory.
-    for case in Case::all() {
+    // The next domain is given the ASID or VMID of the last, as all others had their turn, which is asserted, and other memory.
+    let wide = Config::ASID16 | Config::VMID16;
+    for case in Case::all().into_iter().filter(|case| case.config.idr0 & wide == 0) {
         let bench = Bench::up(&case);
         let [near, beside, _] = case.streams();
         let mut tags = Vec::new();
@@ -318,6 +321,7 @@ fn an_id_that_comes_back_brings_nothing_along() {
                 bench.expect(beside, page * 0x1000, expected.ok_or(case.not_mapped()));
             }
             tags.push(bench.tag(near, 0x1000).unwrap());
+            (0..254).for_each(|_| drop(bench.domain()));
         }
         tags.dedup();
         assert_eq!(tags.len(), 1, "{}: an id is used again", case.name);
@@ -453,7 +457,15 @@ fn what_the_unit_cannot_attach_is_refused_and_nothing_changes() {
             bench.expect(sid, 0x1000, Err(FaultCode::C_BAD_STREAMID));
         }
         let tagged = Stream::with_pasid(StreamId::new(far), Pasid::new(5).unwrap());
-        assert!(matches!(bench.unit.attach(tagged, Target::Paging(&*domain)), Err(HwError::Unsupported(_))));
+        let refused = bench.unit.attach(tagged, Target::Paging(&*domain));
+        match (bench.unit.capabilities().pasid_bits, case.stage) {
+            // Those that a unit has are for stage 1.
+            (20, Stage::First) => bench.unit.detach(tagged).map(|_| ()).unwrap(),
+            (20, Stage::Second) => assert!(matches!(refused, Err(HwError::Unsupported(_))), "{}", case.name),
+            _ => assert!(matches!(refused, Err(HwError::Missing(_))), "{}", case.name),
+        }
+        bench.model.take_log();
+        let before = before + if refused.is_ok() && case.two_level() { LEVEL_2 } else { 0 };
         assert_eq!((bench.commands(), bench.memory.in_use()), (vec![], before), "{}", case.name);
         bench.expect(near, 0x1000, Ok(0x5000_0000));
         // Substreams are refused by stage 1; where stage 2 is all there is, they meet what the function's own meet.

@@ -61,6 +61,12 @@ impl<U: User> Seat<U> {
     pub fn new(user: U) -> Result<Self, HwError> {
         try_box(Node { user, tag: None, next: None }).map(Self).ok_or(HwError::OutOfMemory)
     }
+
+    /// From now on its function has this device TLB. For a seat that was with nobody when the others were
+    /// [told](Users::set_tlb).
+    pub fn set_tlb(&mut self, tlb: Option<U::Tlb>) {
+        self.0.user.set_tlb(tlb);
+    }
 }
 
 /// Users of a domain and of everything on top of it, in the order of their sources, PASIDs and tags.

@@ -1,6 +1,6 @@
 //! The kinds of unit that a test runs on.
 
-use iommu_core::hw::Stage;
+use iommu_core::hw::{Stage, Transition};
 use iommu_models::smmuv3::{Config, FaultCode};
 
 /// A unit, the stage that its domains are walked as, and how memory behaves.
@@ -88,6 +88,15 @@ impl Case {
             Stage::First => 1 << 48,
             Stage::Second if output >= 44 => 1 << output.min(48),
             Stage::Second => 1 << 39,
+        }
+    }
+
+    /// What DMA sees when a stream moves from one domain of this stage to another: one word tells stages 1 apart, the address of
+    /// the context descriptor; stages 2 have an address and a VMID, in words of their own.
+    pub fn moves(&self) -> Transition {
+        match self.stage {
+            Stage::First => Transition::Hitless,
+            Stage::Second => Transition::ThroughBlocked,
         }
     }
 

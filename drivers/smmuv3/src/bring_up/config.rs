@@ -20,6 +20,8 @@ pub struct Config {
     /// Width in bits of the stream ids to serve. The unit's own width is used where that is less. Streams beyond are
     /// blocked for ever.
     pub stream_bits: u8,
+    /// Width in bits of the PASIDs to serve. The unit's own width is used where that is less.
+    pub pasid_bits: u8,
     /// How the driver learns that commands are done.
     pub completion: Completion,
     /// Events that the event queue has room for, as a power of two. The unit's own limit, and 1024 events, are the most.
@@ -33,7 +35,7 @@ pub struct Config {
 
 impl Default for Config {
     /// 48 bits of address, one second, coherency and updates of page tables as the unit says, 16 bits of stream id: one PCI
-    /// segment; completions are polled for, and so are up to 1024 events.
+    /// segment; 20 bits of PASID; completions are polled for, and so are up to 1024 events.
     fn default() -> Self {
         Self {
             host_bits: 48,
@@ -41,6 +43,7 @@ impl Default for Config {
             coherent: None,
             httu: None,
             stream_bits: 16,
+            pasid_bits: 20,
             completion: Completion::Poll,
             event_queue_log2: 10,
             interrupts: Interrupts::Polled,

@@ -18,18 +18,17 @@ mod shutdown;
 
 pub use config::Config;
 
-use crate::domain::State;
+use crate::domain::Identity;
 use crate::errors::ErrorLog;
 use crate::fault::{Faults, Interrupts};
-use crate::invalidate::{Change, Tag};
+use crate::invalidate::Change;
 use crate::queue::Queue;
 use crate::regs::Regs;
 use crate::spec::registers::*;
-use crate::tables::Tables;
+use crate::tables::{Shape, Tables};
 use crate::unit::{Inner, Unit};
 use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
-use iommu_alloc::Shared;
 use iommu_core::hw::HwError;
 use iommu_core::{error, info, warn};
 use iommu_driver::ids::Ids;
@@ -71,7 +70,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let asids = Ids::new(caps.asid_bits())?;
         let vmids = Ids::new(caps.vmid_bits())?;
         let queue = Queue::new(&hal, request, caps.command_queue_log2(), config.completion.on(&caps))?;
-        let tables = Tables::new(&hal, &caps, request, config.stream_bits)?;
+        let tables = Tables::new(&hal, request, Shape::new(&caps, config.stream_bits, config.pasid_bits))?;
         let faults = Faults::new(&hal, request, caps.event_queue_log2().min(config.event_queue_log2))?;
         // The last that needs memory, while hardware is still as it was.
         let shared = Arc::new(Inner {
@@ -85,7 +84,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             vmids: Mutex::new(vmids),
             faults,
             errors: ErrorLog::default(),
-            identity: Shared::try_new(State::new(Tag::Bypass)?).map_err(|_| HwError::OutOfMemory)?,
+            identity: Identity::new()?,
         });
         if let Err(failure) = shared.start(&config.interrupts) {
             error!("an SMMU did not come up");

@@ -3,7 +3,7 @@
 use crate::spec::registers::{IDR_COUNT, IDR0, IDR1, IDR3, IDR5};
 use crate::spec::ste::WalkAttributes;
 use core::fmt;
-use iommu_core::hw::{Capability, HwError, PageSizes, UnitCapabilities};
+use iommu_core::hw::{Capability, HwError, PageSizes, Pasid, UnitCapabilities};
 use iommu_hal::WalkerMemory;
 use tock_registers::LocalRegisterCopy;
 
@@ -27,6 +27,9 @@ pub mod names {
         COMMAND_QUEUE = "a command queue of two entries", "SMMU_IDR1.CMDQS";
         ANY_QUEUE_ADDRESS = "queues at any address", "SMMU_IDR1.QUEUES_PRESET";
         ANY_TABLE_ADDRESS = "a stream table at any address", "SMMU_IDR1.TABLES_PRESET";
+        ATS = "address translation services", "SMMU_IDR0.ATS";
+        SUBSTREAMS = "substreams", "SMMU_IDR1.SSIDSIZE";
+        PASID_WIDTH = "PASIDs of so many bits", "SMMU_IDR1.SSIDSIZE";
         GRANULE_4K = "the 4 KiB granule", "SMMU_IDR5.GRAN4K";
     }
 }
@@ -172,6 +175,16 @@ impl Capabilities {
         matches!(self.idr0.read(IDR0::STALL_MODEL), 0 | 2)
     }
 
+    /// Two-level tables of context descriptors. IDR0.CD2L.
+    pub fn two_level_contexts(&self) -> bool {
+        self.idr0.is_set(IDR0::CD2L)
+    }
+
+    /// Width in bits of the PASIDs that streams of stage 1 can have: SMMU_IDR1.SSIDSIZE, which is at most 20.
+    pub fn pasid_bits(&self) -> u8 {
+        if self.first_stage().is_ok() { self.substream_bits().min(Pasid::BITS as u8) } else { 0 }
+    }
+
     /// How the unit reads tables, structures and queues. IDR0.COHACC, or what firmware says.
     pub fn memory(&self) -> WalkerMemory {
         if self.coherent { WalkerMemory::Coherent } else { WalkerMemory::NonCoherent }
@@ -249,12 +262,11 @@ impl Capabilities {
             first_stage: self.first_stage().is_ok(),
             second_stage: self.second_stage().is_ok(),
             identity: true,
-            // Whole functions only for now, and nothing below: see the crate's table of limits.
-            pasid_bits: 0,
+            pasid_bits: self.pasid_bits(),
             dirty_tracking: false,
-            nesting: false,
+            nesting: self.first_stage().is_ok() && self.second_stage().is_ok(),
             enforce_coherency: false,
-            device_tlbs: false,
+            device_tlbs: self.ats(),
             stalls: false,
         }
     }

@@ -27,7 +27,7 @@ fn fields_are_where_the_specification_says() {
     assert_eq!((caps.memory(), caps.walk_attributes()), (WalkerMemory::Coherent, WalkAttributes::COHERENT));
     assert_eq!(caps.require_own_structures(), Ok(()));
     let summary =
-        UnitCapabilities { first_stage: true, second_stage: true, identity: true, ..UnitCapabilities::default() };
+        UnitCapabilities { first_stage: true, second_stage: true, identity: true, nesting: true, ..Default::default() };
     assert_eq!(caps.summary(), summary);
     let other = self::caps(|idr| {
         idr[0] = idr[0] & !(1 << 12 | 1 << 18 | 3 << 24) | 1 << 9 | 1 << 10;

@@ -1,7 +1,12 @@
 //! A translation domain of one unit: page tables, an ASID or VMID, and the invalidations that keep both honest.
 
+pub mod guest;
+mod identity;
+mod nested;
 mod state;
 
+pub(crate) use identity::Identity;
+pub(crate) use nested::Nested;
 pub(crate) use state::State;
 
 use crate::invalidate::{Change, Tag};
@@ -10,10 +15,11 @@ use crate::spec::ste::{Stage1Entry, Stage2Entry, StreamEntry};
 use crate::tables::{Destination, write_entry};
 use crate::unit::Inner;
 use alloc::sync::Arc;
+use core::any::Any;
 use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, IovaRange, PhysExtent};
 use iommu_core::error;
-use iommu_core::hw::{self, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
+use iommu_core::hw::{self, DomainConfig, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
 use iommu_hal::Hal;
 use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
@@ -36,6 +42,7 @@ macro_rules! either {
         }
     };
 }
+use either;
 
 /// A domain. Dropped, it blocks its streams, invalidates all that is cached of it and frees its tables; where hardware
 /// does not confirm, the tables stay allocated for ever.
@@ -47,28 +54,32 @@ pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     /// Distinguishes this domain's gathers from all others.
     serial: u64,
     geometry: Geometry,
+    /// What it was made as.
+    config: DomainConfig,
     /// `None` only while being dropped.
     tables: Option<StageTables<H>>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// An empty domain under the ASID or VMID `id`, which stays the caller's on an error.
-    pub(crate) fn new(unit: &Arc<Inner<H, R>>, stage: Stage, id: u16) -> Result<Self, HwError> {
-        let (tables, destination) = match stage {
-            Stage::First => first_stage(unit, id)?,
-            Stage::Second => second_stage(unit, id)?,
+    pub(crate) fn new(unit: &Arc<Inner<H, R>>, config: &DomainConfig, id: u16) -> Result<Self, HwError> {
+        let (tables, destination) = match config.stage {
+            Stage::First => first_stage(unit, config, id)?,
+            Stage::Second => second_stage(unit, config, id)?,
         };
         Ok(Self {
             unit: unit.clone(),
             destination,
             serial: hw::unique_number(),
             geometry: either!(&tables, table => table.geometry()),
+            config: *config,
             tables: Some(tables),
         })
     }
 
-    pub(crate) fn belongs_to(&self, unit: &Arc<Inner<H, R>>) -> bool {
-        Arc::ptr_eq(&self.unit, unit)
+    /// Whether guests' stages 1 may go on top of it.
+    pub(crate) fn is_nest_parent(&self) -> bool {
+        self.config.nest_parent
     }
 
     /// What leads a stream to this domain.
@@ -96,9 +107,18 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     }
 }
 
+impl<H: Hal + Clone + 'static, R: Registers + 'static> Domain<H, R> {
+    /// What `unit` made of `domain`, if it did.
+    pub(crate) fn of<'d>(unit: &Arc<Inner<H, R>>, domain: &'d dyn hw::Domain) -> Result<&'d Self, HwError> {
+        let domain = (domain as &dyn Any).downcast_ref::<Self>().ok_or(HwError::ForeignDomain)?;
+        if Arc::ptr_eq(&domain.unit, unit) { Ok(domain) } else { Err(HwError::ForeignDomain) }
+    }
+}
+
 /// Stage-1 tables and their context descriptor, written whole before any stream leads to it and never changed.
 fn first_stage<H: Hal + Clone, R: Registers>(
     unit: &Inner<H, R>,
+    asked: &DomainConfig,
     asid: u16,
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
@@ -114,14 +134,15 @@ fn first_stage<H: Hal + Clone, R: Registers>(
         output_size: caps.output_size(),
         walk: caps.walk_attributes(),
         track_dirty: false,
-        stall: false,
+        stall: asked.stall && caps.can_stall(),
     };
     let frame = context.frame(0).ok_or(HwError::Hardware("a frame without memory"))?;
     write_entry(&frame, 0, &descriptor.words());
     let entry = StreamEntry::Stage1(Stage1Entry {
         context: context.phys(),
+        descriptor,
         fetch: caps.walk_attributes(),
-        stall_disable: caps.must_disable_stalls(),
+        stall_disable: caps.must_disable_stalls() && !asked.stall,
     });
     let destination = Destination { state: state(Tag::Asid(asid))?, entry, page_table: Some(table.root()) };
     Ok((StageTables::First(SharedTable::new(table), context), destination))
@@ -130,6 +151,7 @@ fn first_stage<H: Hal + Clone, R: Registers>(
 /// Stage-2 tables.
 fn second_stage<H: Hal + Clone, R: Registers>(
     unit: &Inner<H, R>,
+    asked: &DomainConfig,
     vmid: u16,
 ) -> Result<(StageTables<H>, Destination), HwError> {
     let caps = &unit.caps;
@@ -144,7 +166,7 @@ fn second_stage<H: Hal + Clone, R: Registers>(
         output_size: caps.output_size(),
         walk: caps.walk_attributes(),
         track_dirty: false,
-        stall: false,
+        stall: asked.stall && caps.can_stall(),
     });
     let destination = Destination { state: state(Tag::Vmid(vmid))?, entry, page_table: Some(table.root()) };
     Ok((StageTables::Second(SharedTable::new(table)), destination))

@@ -50,7 +50,6 @@ impl State {
     /// # Errors
     ///
     /// [`HwError::Unsupported`] where this is no stage 2.
-    #[expect(dead_code, reason = "nesting is to come")]
     pub(crate) fn nest(&self) -> Result<Self, HwError> {
         let Tag::Vmid(vmid) = self.tag else {
             return Err(HwError::Unsupported("a guest's stage 1 on top of a stage 1"));
@@ -83,8 +82,13 @@ impl State {
         self.family.users.upgradeable_read().upgrade().add(self.tag, seat);
     }
 
+    /// Each user of the domain and of the guests' stages 1 on top of it, or of this guest's stage 1 alone, in order.
+    pub(crate) fn each_user(&self, each: impl FnMut(User)) {
+        let users = self.family.users.read();
+        users.tagged().filter(|(_, tag)| !self.nested || *tag == self.tag).map(|(user, _)| user).for_each(each);
+    }
+
     /// From now on the users of `stream` have this device TLB. An invalidation that was begun without it is over by then.
-    #[expect(dead_code, reason = "device TLBs are to come")]
     pub(crate) fn set_atc(&self, stream: StreamId, atc: Option<Atc>) {
         self.family.users.upgradeable_read().upgrade().set_tlb(stream, atc);
     }

@@ -1,4 +1,4 @@
-//! Context descriptor (section 5.4): the stage 1 that a stream is translated by.
+//! Context descriptor (section 5.4): the stage 1 that a stream is translated by; and level-1 context descriptor (section 5.3).
 
 use super::ste::WalkAttributes;
 use bitfield_struct::bitfield;
@@ -6,6 +6,36 @@ use iommu_core::addr::PhysAddr;
 
 /// 64-bit words in a context descriptor.
 pub const CD_WORDS: usize = 8;
+
+/// V, in word 0 of a context descriptor.
+pub const CONTEXT_VALID: u64 = CdWord0::new().with_valid(true).into_bits();
+
+/// log2 of the context descriptors in a frame, which is also a level-2 table of those that S1Fmt = 1 means.
+pub const CONTEXTS_LOG2: u8 = 6;
+
+/// A level-1 context descriptor: leads to a table of 64 context descriptors.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct Level1Context {
+    /// V: the descriptor is valid.
+    pub valid: bool,
+    #[bits(11)]
+    __: u16,
+    /// L2Ptr: address of the table in units of 4 KiB.
+    #[bits(40)]
+    pub table: u64,
+    #[bits(12)]
+    __: u16,
+}
+
+const _: () = assert!(size_of::<Level1Context>() == 8);
+
+impl Level1Context {
+    /// A descriptor that leads to the context descriptors at `table`.
+    pub fn to(table: PhysAddr) -> Self {
+        Self::new().with_valid(true).with_table(table.get() >> 12)
+    }
+}
 
 /// Memory attributes that index 0 of MAIR stands for: normal, write-back, allocating on reads and writes.
 const WRITE_BACK: u64 = 0xff;
@@ -129,6 +159,12 @@ impl ContextDescriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_1_descriptor_bit_for_bit() {
+        assert_eq!(u64::from(Level1Context::to(PhysAddr::new(0x0abc_dead_b000))), 0x0abc_dead_b001);
+        assert_eq!(CONTEXT_VALID, 1 << 31);
+    }
 
     #[test]
     fn a_descriptor_bit_for_bit() {

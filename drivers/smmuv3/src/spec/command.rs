@@ -22,23 +22,23 @@ pub struct Command(pub [u64; COMMAND_WORDS]);
 const _: () = assert!(size_of::<Command>() == 16);
 
 /// Opcodes (section 4.1.5).
-mod opcode {
-    pub(super) const CFGI_STE: u8 = 0x03;
-    pub(super) const CFGI_ALL: u8 = 0x04;
-    pub(super) const CFGI_CD: u8 = 0x05;
-    pub(super) const CFGI_CD_ALL: u8 = 0x06;
-    pub(super) const TLBI_NH_ALL: u8 = 0x10;
-    pub(super) const TLBI_NH_ASID: u8 = 0x11;
-    pub(super) const TLBI_NH_VA: u8 = 0x12;
-    pub(super) const TLBI_NH_VAA: u8 = 0x13;
-    pub(super) const TLBI_EL2_ALL: u8 = 0x20;
-    pub(super) const TLBI_S12_VMALL: u8 = 0x28;
-    pub(super) const TLBI_S2_IPA: u8 = 0x2a;
-    pub(super) const TLBI_NSNH_ALL: u8 = 0x30;
-    pub(super) const ATC_INV: u8 = 0x40;
-    pub(super) const RESUME: u8 = 0x44;
-    pub(super) const STALL_TERM: u8 = 0x45;
-    pub(super) const SYNC: u8 = 0x46;
+pub(crate) mod opcode {
+    pub(crate) const CFGI_STE: u8 = 0x03;
+    pub(crate) const CFGI_ALL: u8 = 0x04;
+    pub(crate) const CFGI_CD: u8 = 0x05;
+    pub(crate) const CFGI_CD_ALL: u8 = 0x06;
+    pub(crate) const TLBI_NH_ALL: u8 = 0x10;
+    pub(crate) const TLBI_NH_ASID: u8 = 0x11;
+    pub(crate) const TLBI_NH_VA: u8 = 0x12;
+    pub(crate) const TLBI_NH_VAA: u8 = 0x13;
+    pub(crate) const TLBI_EL2_ALL: u8 = 0x20;
+    pub(crate) const TLBI_S12_VMALL: u8 = 0x28;
+    pub(crate) const TLBI_S2_IPA: u8 = 0x2a;
+    pub(crate) const TLBI_NSNH_ALL: u8 = 0x30;
+    pub(crate) const ATC_INV: u8 = 0x40;
+    pub(crate) const RESUME: u8 = 0x44;
+    pub(crate) const STALL_TERM: u8 = 0x45;
+    pub(crate) const SYNC: u8 = 0x46;
 }
 
 #[bitfield(u64)]

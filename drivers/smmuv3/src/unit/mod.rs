@@ -1,26 +1,32 @@
-//! One SMMU: what it and its domains have in common; attach and detach.
+//! One SMMU: what it and its domains have in common.
+//!
+//! * here: the seam to the core, and invalidations carried out.
+//! * [`attach`]: attach, replace, detach, retire.
+//! * [`device_tlb`]: device TLBs of functions.
 //!
 //! Lock order: a domain's claim on addresses, then the stream table, then ids, then the queue, then the error register.
 //! Fault reporting takes none of the first four.
 
-use crate::capabilities::Capabilities;
-use crate::domain::{Domain, State};
+mod attach;
+mod device_tlb;
+
+use crate::capabilities::{Capabilities, names};
+use crate::domain::{Domain, Identity, Nested};
 use crate::errors::{ErrorLog, GlobalErrors};
 use crate::fault::{EventRecord, Faults, Interrupts};
-use crate::invalidate::{Batch, Change, Seat, Tag, User, plan};
+use crate::invalidate::{Batch, Change, Tag, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::command::Command;
-use crate::spec::ste::StreamEntry;
-use crate::tables::{Destination, Structure, Tables};
+use crate::tables::{Key, Structure, Tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::any::Any;
 use core::mem::ManuallyDrop;
-use iommu_alloc::{Shared, try_box};
+use iommu_alloc::try_box;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{
-    self, DomainConfig, Fault, FaultReport, HwError, PageResponse, Stage, Stream, StreamId, Target, Transition, Wait,
+    self, DeviceTlb, DomainConfig, Fault, FaultReport, HwError, NestedConfig, PageResponse, Pasid, Stage, Stream,
+    StreamId, Target, Transition, Wait,
 };
 use iommu_driver::ids::Ids;
 use iommu_driver::unconfirmed;
@@ -54,7 +60,7 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) faults: Faults<H>,
     pub(crate) errors: ErrorLog,
     /// Everything that is passed through.
-    pub(crate) identity: Shared<State>,
+    pub(crate) identity: Identity<H>,
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
@@ -118,19 +124,12 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         self.0.queue.for_each_frame(&mut visit);
         visit(Structure::EventQueue, self.0.faults.frame());
     }
-
-    fn destination_of(&self, target: &dyn hw::Domain) -> Result<Destination, HwError> {
-        let domain = (target as &dyn Any).downcast_ref::<Domain<H, R>>().ok_or(HwError::ForeignDomain)?;
-        if !domain.belongs_to(&self.0) {
-            return Err(HwError::ForeignDomain);
-        }
-        Ok(domain.destination())
-    }
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     fn capabilities(&self) -> hw::UnitCapabilities {
-        self.0.caps.summary()
+        let pasid_bits = self.0.tables.lock().shape().pasid_bits();
+        hw::UnitCapabilities { pasid_bits, ..self.0.caps.summary() }
     }
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
@@ -141,26 +140,41 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
             Stage::Second => &self.0.vmids,
         };
         let id = ids.lock().alloc()?;
-        let domain = Domain::new(&self.0, config.stage, id).inspect_err(|_| ids.lock().free(id))?;
+        let domain = Domain::new(&self.0, config, id).inspect_err(|_| ids.lock().free(id))?;
         let domain: Box<dyn hw::Domain> = try_box(domain).ok_or(HwError::OutOfMemory)?;
         Ok(domain)
     }
 
+    fn create_nested(
+        &self,
+        parent: &dyn hw::Domain,
+        config: &NestedConfig<'_>,
+    ) -> Result<Box<dyn hw::Nested>, HwError> {
+        let nested = Nested::new(&self.0, parent, config)?;
+        let nested: Box<dyn hw::Nested> = try_box(nested).ok_or(HwError::OutOfMemory)?;
+        Ok(nested)
+    }
+
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
         self.0.errors.check_working()?;
-        if stream.pasid.is_some() {
-            return Err(HwError::Unsupported("streams with a PASID"));
-        }
+        let key = self.0.key(stream)?;
         let to = match target {
-            Target::Blocked => return self.0.detach(stream.id),
-            Target::Identity => {
-                Destination { state: self.0.identity.clone(), entry: StreamEntry::Bypass, page_table: None }
-            }
-            Target::Paging(domain) => self.destination_of(domain)?,
-            Target::Nested(_) => return Err(HwError::Unsupported("nested translation")),
+            Target::Blocked => return self.0.detach(key),
+            Target::Identity if key.pasid.is_some() => self.0.identity.pasid(&self.0)?,
+            Target::Identity => self.0.identity.function(),
+            Target::Paging(domain) => Domain::of(&self.0, domain)?.destination(),
+            Target::Nested(nested) => Nested::of(&self.0, nested)?.destination().clone(),
             _ => return Err(HwError::Unsupported("this kind of target")),
         };
-        self.0.attach(stream.id, to)
+        self.0.attach(key, &to)
+    }
+
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        self.0.set_device_tlb(stream, tlb)
+    }
+
+    fn invalidate_device(&self, stream: StreamId, request: &hw::Invalidation) -> Result<(), HwError> {
+        self.0.invalidate_device(stream, request)
     }
 
     fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
@@ -182,77 +196,20 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         FrameRequest::single(self.host_bits, self.caps.memory())
     }
 
-    /// Leads `stream` to `to`, through blocked where it led elsewhere before.
-    fn attach(&self, stream: StreamId, to: Destination) -> Result<Transition, HwError> {
-        let mut tables = self.tables.lock();
+    /// The stream as the structures know it, where the unit has such streams.
+    fn key(&self, Stream { id: stream, pasid }: Stream) -> Result<Key, HwError> {
+        let tables = self.tables.lock();
         tables.check(stream)?;
-        to.state.admit()?;
-        if tables.attachment(stream).is_some_and(|attachment| attachment.draining) {
-            // What an earlier call could not finish comes first.
-            self.block(&mut tables, stream)?;
-        }
-        let transition = match tables.attachment(stream) {
-            None => Transition::Hitless,
-            Some(attachment) if Shared::same(attachment.state(), &to.state) => return Ok(Transition::Hitless),
-            Some(_) => {
-                // 512 bits that hardware reads in pieces cannot be replaced at once.
-                self.block(&mut tables, stream)?;
-                Transition::ThroughBlocked
+        match (pasid.map(Pasid::get), tables.shape().pasid_bits()) {
+            (None, _) => {}
+            (Some(_), 0) => return Err(HwError::Missing(names::SUBSTREAMS)),
+            (Some(0), _) => {
+                return Err(HwError::Unsupported("PASID 0, whose context descriptor is that of requests without one"));
             }
-        };
-        let seat = Seat::new(User { stream, pasid: None, atc: None })?;
-        let state = to.state.clone();
-        tables.prepare(stream, to)?;
-        state.add_user(seat);
-        // Hardware may hold pieces of the entry as it was; none may be left when the first word changes.
-        self.invalidate(&[Change::EntryStored { stream, new_table: true }]).inspect_err(|_| {
-            // It aborts as before: nothing to wait for.
-            tables.release(stream);
-            state.remove_user(stream, None);
-        })?;
-        tables.publish(stream)?;
-        self.invalidate(&[Change::EntryStored { stream, new_table: false }]).inspect_err(|_| {
-            let _ = self.block(&mut tables, stream);
-        })?;
-        Ok(transition)
-    }
-
-    /// Blocks `stream`; nothing to do where it is.
-    fn detach(&self, stream: StreamId) -> Result<Transition, HwError> {
-        let mut tables = self.tables.lock();
-        tables.check(stream)?;
-        if tables.attachment(stream).is_some() {
-            self.block(&mut tables, stream)?;
+            (Some(pasid), bits) if pasid >> bits != 0 => return Err(HwError::Missing(names::PASID_WIDTH)),
+            _ => {}
         }
-        // No access meets anything but the old target or a refusal.
-        Ok(Transition::Hitless)
-    }
-
-    fn block(&self, tables: &mut Tables<H>, stream: StreamId) -> Result<(), HwError> {
-        let state = tables.clear(stream)?;
-        let user = User { stream, pasid: None, atc: None };
-        self.invalidate(&[Change::EntryCleared { user, tag: state.tag() }])?;
-        tables.release(stream);
-        state.remove_user(stream, None);
-        Ok(())
-    }
-
-    /// Blocks every stream that leads to `state` and removes all that is cached under it. On an error no entry leads there
-    /// any more, but hardware may not know it yet.
-    pub(crate) fn retire(&self, state: &State) -> Result<(), HwError> {
-        let mut tables = self.tables.lock();
-        // Every entry first: where the queue hangs, no stream is left with one because another was waited for.
-        let mut last = None;
-        while let Some(user) = state.next_user(last) {
-            tables.clear(user.stream)?;
-            last = Some((user.stream, user.pasid));
-        }
-        let (mut last, mut outcome) = (None, Ok(()));
-        while let Some(user) = state.next_user(last) {
-            outcome = outcome.and(self.block(&mut tables, user.stream));
-            last = Some((user.stream, user.pasid));
-        }
-        outcome.and(self.invalidate(&[Change::DomainRetired { tag: state.tag() }]))
+        Ok(Key { stream, pasid })
     }
 
     /// Gives back the id of a domain that was [retired](Self::retire).
@@ -267,16 +224,15 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     /// Carries out the plans for `changes`, as one.
     pub(crate) fn invalidate(&self, changes: &[Change<'_>]) -> Result<(), HwError> {
+        self.invalidate_each(|add| changes.iter().for_each(add))
+    }
+
+    /// Carries out the plans for the changes that `each` adds, as one.
+    pub(crate) fn invalidate_each(&self, each: impl FnOnce(&mut dyn FnMut(&Change<'_>))) -> Result<(), HwError> {
         let mut submit = |batch: &[Command]| self.submit_commands(batch).map(drop);
         let mut batch = Batch::new(&mut submit);
-        changes.iter().for_each(|change| plan(&self.caps, change, &mut batch));
-        batch.finish()?;
-        for change in changes {
-            if let Change::StalledLeft { stream } = *change {
-                self.stalls_ended(Stream::function(stream));
-            }
-        }
-        Ok(())
+        each(&mut |change| plan(&self.caps, change, &mut batch));
+        batch.finish().map(drop)
     }
 
     pub(crate) fn submit_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
@@ -298,7 +254,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 /// Refuses what domains of this driver cannot be yet: none is made that falls short of what was asked for.
 fn check_config(config: &DomainConfig) -> Result<(), HwError> {
     let refused = [
-        (config.nest_parent, "nested translation"),
+        (config.nest_parent && config.stage == Stage::First, "a stage 1 beneath a guest's stage 1"),
         (config.dirty_tracking, "dirty tracking"),
         (config.enforce_coherency, "enforced coherency"),
     ];
