@@ -147,11 +147,7 @@ const ADDRESS: u64 = !0xfff;
 const MOST_LOG2: u32 = 52;
 
 /// What a guest's command asks for, on a unit with these capabilities that serves PASIDs of `pasid_bits` bits.
-pub(crate) fn request(
-    request: &Invalidation,
-    caps: &Capabilities,
-    pasid_bits: u8,
-) -> Result<GuestRequest, HwError> {
+pub(crate) fn request(request: &Invalidation, caps: &Capabilities, pasid_bits: u8) -> Result<GuestRequest, HwError> {
     if request.kind != COMMAND {
         return Err(HwError::Unsupported("this kind of request"));
     }

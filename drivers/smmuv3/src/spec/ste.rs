@@ -431,7 +431,12 @@ mod tests {
 
     #[test]
     fn a_stage_1_entry_bit_for_bit() {
-        let stage = Stage1Entry { context: TABLE, descriptor: DESCRIPTOR, fetch: WalkAttributes::COHERENT, stall_disable: false };
+        let stage = Stage1Entry {
+            context: TABLE,
+            descriptor: DESCRIPTOR,
+            fetch: WalkAttributes::COHERENT,
+            stall_disable: false,
+        };
         // S1Fmt, S1CDMax, S1DSS, EATS, STRW and the VMID are 0.
         let word1 = 1 << 2 | 1 << 4 | 3 << 6;
         let entry = StreamEntry::Stage1(stage);

@@ -48,12 +48,7 @@ pub(crate) struct Space<H: Hal> {
 
 impl<H: Hal + Clone> Space<H> {
     /// Memory for a table that has a descriptor `index`; `request` says how one frame of it is asked for.
-    pub(super) fn for_index(
-        hal: &H,
-        request: FrameRequest,
-        shape: ContextShape,
-        index: u32,
-    ) -> Result<Self, HwError> {
+    pub(super) fn for_index(hal: &H, request: FrameRequest, shape: ContextShape, index: u32) -> Result<Self, HwError> {
         let (two_level, bits) = shape.table_for(index);
         let order = bits.saturating_sub(if two_level { FRAME_BITS } else { CONTEXTS_LOG2 });
         let frames = Frames::alloc(hal.clone(), FrameRequest { order, ..request }).ok_or(HwError::OutOfMemory)?;
@@ -86,12 +81,7 @@ pub(super) struct Contexts<H: Hal> {
 impl<H: Hal + Clone> Contexts<H> {
     /// A table without valid descriptors, not seen by hardware yet, in which descriptor 0 has memory; `request` says how one
     /// frame is asked for.
-    pub(super) fn new(
-        hal: &H,
-        request: FrameRequest,
-        shape: ContextShape,
-        index: u32,
-    ) -> Result<Self, HwError> {
+    pub(super) fn new(hal: &H, request: FrameRequest, shape: ContextShape, index: u32) -> Result<Self, HwError> {
         let mut new = Self { space: Space::for_index(hal, request, shape, index)?, leaves: Vec::new(), old: None };
         if new.space.two_level {
             new.reserve_leaves(1)?;

@@ -1,9 +1,9 @@
 //! Streams: made, changed, taken away, and what that was.
 
+use super::Tables;
 use super::contexts::{Contexts, Space};
 use super::device::{Attachment, Destination, Form, Key};
 use super::update::{Plan, WORDS, Words};
-use super::Tables;
 use crate::domain::State;
 use crate::invalidate::{Atc, Change, Seat};
 use crate::spec::ste::{DefaultSubstream, SteWord1, StreamEntry};
@@ -29,7 +29,8 @@ pub(crate) fn index(pasid: Option<Pasid>) -> u32 {
     pasid.map_or(0, Pasid::get)
 }
 
-const STREAM_WITHOUT_STAGE_1: HwError = HwError::Unsupported("a PASID that leads to a stage 2, or to a guest's stage 1");
+const STREAM_WITHOUT_STAGE_1: HwError =
+    HwError::Unsupported("a PASID that leads to a stage 2, or to a guest's stage 1");
 
 impl<H: Hal + Clone> Tables<H> {
     /// Whether a stream may lead to `entry` beside what leads somewhere already.
@@ -75,7 +76,7 @@ impl<H: Hal + Clone> Tables<H> {
                 Some(contexts) => contexts,
                 none => none.insert(Contexts::new(&hal, request, shape, index)?),
             };
-                if !contexts.reaches(index) {
+            if !contexts.reaches(index) {
                 room.space = Some(Space::for_index(&hal, request, shape, index)?);
             }
             if room.space.as_ref().map_or(!contexts.has_leaf(index), Space::two_level) {
@@ -106,12 +107,7 @@ impl<H: Hal + Clone> Tables<H> {
 
     /// Notes a stream that is to lead to `to`, for which there is [room](Tables::prepare). The caller has added it to the users
     /// there. Returns the memory for its context descriptor.
-    pub(crate) fn insert(
-        &mut self,
-        key: Key,
-        to: &Destination,
-        spare: Option<Seat>,
-    ) -> Result<(), HwError> {
+    pub(crate) fn insert(&mut self, key: Key, to: &Destination, spare: Option<Seat>) -> Result<(), HwError> {
         let held = self.held(key.stream)?;
         let Err(at) = held.position(key.pasid) else { return Err(HwError::InUse) };
         held.streams.try_reserve(1).map_err(|_| HwError::OutOfMemory)?;
