@@ -57,12 +57,12 @@ impl Plan {
     }
 }
 
-const V: u64 = 1 << 0;
+const V: u64 = 1;
 const CONFIG: u64 = 7 << 1;
 const S1FMT: u64 = 3 << 4;
 const S1CONTEXTPTR: u64 = 0x00ff_ffff_ffff_ffc0;
 const S1CDMAX: u64 = 0x1f << 59;
-const S1DSS: u64 = 3 << 0;
+const S1DSS: u64 = 3;
 /// S1CIR, S1COR, S1CSH.
 const S1_FETCH: u64 = 0x3f << 2;
 /// S1PIE, S1MPAM, S1STALLD and STRW.
