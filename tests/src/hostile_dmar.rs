@@ -5,8 +5,9 @@
 //! function of it. The suite `hostile_dmar` does so with tables that a random number has mutated, the fuzz target `dmar`
 //! with what a fuzzer comes up with.
 
+pub use crate::hostile::Outcome;
+use crate::hostile::{self, Kind, reseal, u16_at, u32_at, u64_at, whole};
 use crate::random::Random;
-use crate::tables::seal;
 use iommu_core::addr::IovaRange;
 use iommu_core::region::RegionKind;
 use iommu_discovery::Sbdf;
@@ -22,31 +23,13 @@ const FIXED: usize = 48;
 /// A structure as its bytes are: type, where it begins, all of it.
 type Raw<'a> = (u16, usize, &'a [u8]);
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
 /// The structures of the table that `bytes` begins with; `None` where it is none, or breaks a rule.
 fn read(bytes: &[u8]) -> Option<Vec<Raw<'_>>> {
-    if bytes.len() < FIXED || &bytes[..4] != b"DMAR" {
+    let table = whole(bytes, b"DMAR", FIXED)?;
+    if table[36] > 63 {
         return None;
     }
-    let length = u32_at(bytes, 4) as usize;
-    if length < FIXED || length > bytes.len() {
-        return None;
-    }
-    let table = &bytes[..length];
-    if table.iter().map(|byte| u32::from(*byte)).sum::<u32>() % 256 != 0 || table[36] > 63 {
-        return None;
-    }
+    let length = table.len();
     let mut structures = Vec::new();
     let mut at = FIXED;
     while at < length {
@@ -197,15 +180,6 @@ fn same(dmar: &Dmar, structures: &[Raw<'_>]) {
         && same_scopes(&satc.scopes, &raw[8..]));
     compare!(Sidp, sidps, |sidp, raw| sidp.segment == u16_at(raw, 6) && same_scopes(&sidp.scopes, &raw[8..]));
     assert_eq!(dmar.unknown() as usize, structures.iter().filter(|raw| raw.0 > 6).count());
-}
-
-/// What became of a table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// It was taken, and holds together.
-    Accepted,
-    /// It was refused, and breaks a rule.
-    Refused,
 }
 
 /// Reads whatever `bytes` are, and asks everything about `topology` of it.
@@ -378,10 +352,7 @@ fn reserved(segment: u8, base: u64, limit: u64, scopes: &[Vec<u8>]) -> Vec<u8> {
 /// Makes length and checksum right.
 pub fn repair(table: &mut [u8]) {
     if table.len() >= FIXED {
-        let len = table.len() as u32;
-        table[4..8].copy_from_slice(&len.to_le_bytes());
-        table[..4].copy_from_slice(b"DMAR");
-        seal(table);
+        reseal(table, b"DMAR");
     }
 }
 
@@ -425,51 +396,8 @@ pub fn good() -> Vec<Vec<u8>> {
     all.into_iter().map(table).collect()
 }
 
-/// A table that came of a good one by a few changes: bytes, fields, whole structures, its end. Most are repaired, so that
-/// they are not refused at once.
+/// A table that came of a good one by a few changes.
 pub fn mutated(random: &mut Random) -> Vec<u8> {
-    let good = good();
-    let mut bytes = random.choose(&good).clone();
-    for _ in 0..=random.below(4) {
-        let spans: Vec<_> = read(&bytes).unwrap_or_default().iter().map(|raw| (raw.1, raw.2.len())).collect();
-        let at = random.below(bytes.len() as u64) as usize;
-        match random.below(9) {
-            0 | 1 => bytes[at] = random.number() as u8,
-            2 => bytes[at] ^= 1 << random.below(8),
-            3 => bytes[at] = *random.choose(&[0, 1, 2, 4, 5, 6, 7, 8, 0x1f, 0x20, 0x7f, 0x80, 0xff]),
-            4 if !spans.is_empty() => {
-                // A structure twice, or moved to the end.
-                let (from, len) = *random.choose(&spans);
-                let copy = bytes[from..from + len].to_vec();
-                if random.below(2) == 0 {
-                    bytes.drain(from..from + len);
-                }
-                bytes.extend(copy);
-            }
-            5 if !spans.is_empty() => {
-                let (from, len) = *random.choose(&spans);
-                bytes.drain(from..from + len);
-            }
-            6 if !spans.is_empty() => {
-                // The length of a structure.
-                let (from, len) = *random.choose(&spans);
-                let other = len as u64 + random.below(9);
-                bytes[from + 2..from + 4].copy_from_slice(&(other.saturating_sub(4) as u16).to_le_bytes());
-            }
-            7 if !spans.is_empty() => {
-                // A structure of another table.
-                let other = random.choose(&good);
-                let theirs = read(other).unwrap_or_default();
-                if !theirs.is_empty() {
-                    bytes.extend(random.choose(&theirs).2);
-                }
-            }
-            8 => bytes.truncate(at.max(1)),
-            _ => bytes.push(random.number() as u8),
-        }
-    }
-    if random.below(16) != 0 {
-        repair(&mut bytes);
-    }
-    bytes
+    let spans = |bytes: &[u8]| read(bytes).unwrap_or_default().iter().map(|raw| (raw.1, raw.2.len())).collect();
+    hostile::mutated(random, &good(), &Kind { spans, length_at: 2, repair })
 }

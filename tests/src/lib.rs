@@ -12,7 +12,9 @@
 //! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
 //! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
 //! * [`heap`]: a heap that runs out when a test says so.
+//! * [`hostile`]: what the next two have in common.
 //! * [`hostile_dmar`]: what must hold of any bytes as a DMAR table, and tables to try.
+//! * [`hostile_iort`]: the same for the IORT.
 //! * [`house`]: either driver on a unit of its architecture, for the suite `both`.
 //! * [`hooked`]: memory that calls a test back in the middle of an operation.
 //! * [`pieces`]: single steps of a walk, for what caches hold of them.
@@ -28,7 +30,9 @@ pub mod figures;
 pub mod four_pages;
 pub mod heap;
 pub mod hooked;
+pub mod hostile;
 pub mod hostile_dmar;
+pub mod hostile_iort;
 pub mod house;
 pub mod mock;
 pub mod oracle;

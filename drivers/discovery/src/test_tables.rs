@@ -1,4 +1,4 @@
-//! Tables written byte by byte from the layouts of ACPI 5.2.6 and VT-d section 8, by nothing of the crate's own; and
+//! Tables written byte by byte from the layouts of ACPI 5.2.6, VT-d section 8 and Arm DEN0049, by nothing of the crate's own; and
 //! two read out of a guest's memory.
 
 use alloc::vec::Vec;
@@ -172,4 +172,147 @@ pub fn large() -> Vec<u8> {
         structure(6, &[0; 4]),
         structure(0x77, &[0xaa; 9]),
     ])
+}
+
+/// An IORT node: type, revision, what follows the header, mappings.
+pub fn node(kind: u8, revision: u8, body: &[u8], mappings: &[Vec<u8>]) -> Vec<u8> {
+    let mappings_at = 16 + body.len();
+    let length = (mappings_at + 20 * mappings.len()) as u16;
+    let mut bytes = Vec::from([kind]);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&[revision, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&(mappings.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&(mappings_at as u32).to_le_bytes());
+    bytes.extend_from_slice(body);
+    mappings.iter().for_each(|mapping| bytes.extend_from_slice(mapping));
+    bytes
+}
+
+/// An ID mapping of `more` ids and one to the node at `to`; `flags` bit 0 is for a single one.
+pub fn mapping(first: u32, more: u32, output: u32, to: u32, flags: u32) -> Vec<u8> {
+    [first, more, output, to, flags].iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// An IORT.
+pub fn iort(nodes: &[Vec<u8>]) -> Vec<u8> {
+    let fixed: Vec<u8> = [nodes.len() as u32, 48, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    table(b"IORT", &fixed, nodes)
+}
+
+/// An ITS group; 20 bytes and 4 for each.
+pub fn its_group(ids: &[u32]) -> Vec<u8> {
+    let count = [ids.len() as u32];
+    node(0, 1, &count.iter().chain(ids).flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>(), &[])
+}
+
+/// An SMMUv3 of revision 5 whose four interrupts are `lines` (event, page request, error, sync).
+pub fn smmu_v3(base: u64, flags: u32, model: u32, lines: [u32; 4], msi: u32, mappings: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::from(base.to_le_bytes());
+    let [event, page_request, error, sync] = lines;
+    for word in [flags, 0, 0, 0, model, event, page_request, error, sync, 3, msi] {
+        body.extend_from_slice(&word.to_le_bytes());
+    }
+    node(4, 5, &body, mappings)
+}
+
+/// A root complex of revision 4, coherent, with 48 address bits.
+pub fn root_complex(segment: u32, ats: u32, pasid_bits: u16, mappings: &[Vec<u8>]) -> Vec<u8> {
+    let mut body: Vec<u8> = [1, 0x300_0000, ats, segment].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    body.push(48);
+    body.extend_from_slice(&pasid_bits.to_le_bytes());
+    body.extend_from_slice(&[0; 5]);
+    node(2, 4, &body, mappings)
+}
+
+/// A named component; `name` with its end.
+pub fn named_component(flags: u32, name: &[u8], mappings: &[Vec<u8>]) -> Vec<u8> {
+    let mut body: Vec<u8> = [flags, 1, 0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    body.push(40);
+    body.extend_from_slice(name);
+    node(1, 4, &body, mappings)
+}
+
+/// A reserved memory range: bases and lengths behind the mappings.
+pub fn rmr(flags: u32, memory: &[(u64, u64)], mappings: &[Vec<u8>]) -> Vec<u8> {
+    let at = 28 + 20 * mappings.len() as u32;
+    let body: Vec<u8> = [flags, memory.len() as u32, at].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut node = node(6, 3, &body, mappings);
+    for (base, length) in memory {
+        node.extend_from_slice(&base.to_le_bytes());
+        node.extend_from_slice(&length.to_le_bytes());
+        node.extend_from_slice(&[0; 4]);
+    }
+    let length = node.len() as u16;
+    put(&mut node, 1, &length.to_le_bytes());
+    node
+}
+
+/// A MADT.
+pub fn madt(structures: &[Vec<u8>]) -> Vec<u8> {
+    table(b"APIC", &[0; 8], structures)
+}
+
+/// The structure of an interrupt translation service.
+pub fn its(id: u32, base: u64) -> Vec<u8> {
+    let mut bytes = Vec::from([15, 20, 0, 0]);
+    bytes.extend_from_slice(&id.to_le_bytes());
+    bytes.extend_from_slice(&base.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes
+}
+
+/// Where the nodes of [`arm_server`] begin.
+pub mod at {
+    pub const ITS: u32 = 48;
+    pub const FIRST: u32 = ITS + 28;
+    pub const SECOND: u32 = FIRST + 68 + 40;
+    pub const OLD: u32 = SECOND + 68;
+    pub const COMPLEX: u32 = OLD + 16;
+}
+
+/// Two units, one with messages and two segments behind it, an SMMUv2, functions behind none, a component, reserved memory,
+/// nodes of other types.
+pub fn arm_server() -> Vec<u8> {
+    use at::{FIRST, ITS, OLD, SECOND};
+    let nodes = [
+        its_group(&[7, 9]),
+        // 0x1000_0000 devices of the first, and its own messages.
+        smmu_v3(
+            0x4000_0000,
+            0b1_1101,
+            0,
+            [0; 4],
+            1,
+            &[mapping(0, 0xf_ffff, 0x10_0000, ITS, 0), mapping(0, 0, 0x7777, ITS, 1)],
+        ),
+        smmu_v3(0x4002_0000, 0b10, 1, [74, 0, 77, 0], 0, &[]),
+        node(3, 0, &[], &[]),
+        root_complex(
+            0,
+            0b111,
+            20,
+            &[
+                mapping(0, 0x3fff, 0, FIRST, 0),
+                mapping(0x8000, 0xff, 0x1_0000, SECOND, 0),
+                mapping(0x9000, 0xff, 3, OLD, 0),
+            ],
+        ),
+        root_complex(5, 0, 0, &[mapping(0, 0xffff, 0x1_0000, FIRST, 0)]),
+        root_complex(6, 1, 0, &[mapping(0, 0, 0x5_0000, FIRST, 1)]),
+        root_complex(7, 1, 0, &[mapping(0x100, 0xff, 0x20_0000, ITS, 0)]),
+        named_component(
+            0b10_1011,
+            b"\\_SB.SATA\0",
+            &[mapping(0, 0, 0x6_0000, FIRST, 1), mapping(0, 3, 0x40, SECOND, 0)],
+        ),
+        rmr(0, &[(0x9000_0000, 0x2_0000), (0xa000_0000, 0x1_0000)], &[mapping(0, 0xf, 0x10, FIRST, 0)]),
+        rmr(
+            0b11_0001_0111,
+            &[(0x9001_0000, 0x2_0000)],
+            &[mapping(0, 0, 0x1f, FIRST, 1), mapping(0, 0, 0x41, SECOND, 1)],
+        ),
+        node(5, 1, &[0xaa; 7], &[]),
+        node(99, 1, &[0xaa; 3], &[]),
+    ];
+    iort(&nodes)
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::test_pci::{at, bridge, conventional, express};
-use crate::test_tables::{atsr, dmar, satc, scope, sidp, with_flags};
+use crate::iort::Iort;
+use crate::test_tables::{atsr, dmar, iort, mapping, root_complex, satc, scope, sidp, smmu_v3, with_flags};
 use alloc::vec::Vec;
 
 const ENDPOINT: u8 = 1;
@@ -103,4 +104,38 @@ fn what_can_be_plugged_in_must_not() {
     // Others as before; the port itself is inside.
     assert_eq!(ats_allowed(&dmar, &topology, at(1, 0, 0)), AtsPolicy::Allowed);
     assert!(!topology.is_external(at(0, 3, 0)) && topology.is_external(at(3, 0, 0)));
+}
+
+/// What is said of functions of [`machine`] by a root complex with these ATS attributes, all but bus 8 behind a unit.
+fn policy_smmu(ats: u32, sbdf: Sbdf) -> AtsPolicy {
+    let unit = smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]);
+    let table = iort(&[unit, root_complex(0, ats, 0, &[mapping(0, 0x7ff, 0, 48, 0)])]);
+    let streams = Streams::from_iort(&Iort::parse(&table).unwrap(), None).unwrap();
+    ats_allowed_smmu(&streams, &machine(), sbdf)
+}
+
+#[test]
+fn on_arm_the_root_complex_decides() {
+    let behind = [at(0, 2, 0), at(1, 0, 0), at(1, 0, 1), at(4, 0, 0)];
+    for function in behind {
+        assert_eq!(policy_smmu(1, function), AtsPolicy::Allowed, "{function}");
+        // Page requests or PASIDs alone are something else.
+        for attributes in [0, 2, 4, 6] {
+            assert_eq!(policy_smmu(attributes, function), AtsPolicy::Refused(AtsRefusal::RootComplex), "{function}");
+        }
+    }
+    let never = [
+        (at(0, 1, 0), AtsRefusal::Bridge),
+        (at(0, 9, 0), AtsRefusal::NoFunction),
+        (at(7, 1, 0), AtsRefusal::NotPcie { bridge: at(6, 0, 0) }),
+        (at(8, 0, 0), AtsRefusal::Uncontrolled),
+    ];
+    for (function, refusal) in never {
+        assert_eq!(policy_smmu(7, function), AtsPolicy::Refused(refusal), "{function}");
+    }
+    let mut topology = machine();
+    assert!(topology.set_external(at(0, 1, 0)));
+    let table = iort(&[smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]), root_complex(0, 1, 0, &[mapping(0, 0xffff, 0, 48, 0)])]);
+    let streams = Streams::from_iort(&Iort::parse(&table).unwrap(), None).unwrap();
+    assert_eq!(ats_allowed_smmu(&streams, &topology, at(1, 0, 0)), AtsPolicy::Refused(AtsRefusal::External));
 }

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::Sbdf;
-use crate::streams::{Interrupts, Model};
+use crate::streams::{Interrupts, Model, Msi, PlatformDevice, StreamRange};
 use crate::test_fdt::{Node, Prop, QEMU_VIRT, blob, board, cells, deep_blob, flag, strings};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
-use iommu_core::hw::{RequesterId, StreamId};
+use iommu_core::addr::{Iova, IovaRange};
+use iommu_core::hw::{Prot, RequesterId, StreamId};
+use iommu_core::region::{RegionKind, ReservedRegion};
 use proptest::prelude::*;
 
 fn extent(start: u64, len: u64) -> PhysExtent {
@@ -315,7 +317,7 @@ fn ask_everything(bytes: &[u8]) {
 
 #[test]
 fn no_single_changed_byte_makes_it_panic() {
-    for original in [QEMU_VIRT.to_vec(), blob(&board(), &[(0x8000_0000, 0x1000)])] {
+    for original in [QEMU_VIRT.to_vec(), blob(&rich_board(), &[(0x8000_0000, 0x1000)])] {
         let mut bytes = original.clone();
         // All of the header; of the rest a part will do, and of QEMU's tree, which is long, a smaller one.
         let step = if original.len() > 4096 { 61 } else { 3 };
@@ -336,7 +338,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         short in any::<bool>(),
     ) {
-        let mut bytes = blob(&board(), &[(0x8000_0000, 0x1000)]);
+        let mut bytes = blob(&rich_board(), &[(0x8000_0000, 0x1000)]);
         for (at, value) in changes {
             let at = at.index(bytes.len());
             bytes[at] = value;
@@ -373,6 +375,154 @@ proptest! {
             prop_assert_eq!(found, due);
         }
     }
+}
+
+/// The board with a GIC, an interrupt translation service, a second unit, a device behind each, and memory kept for them.
+fn rich_board() -> Node {
+    let mut root = board();
+    let service = |name, base, phandle| {
+        let props = [strings("compatible", &["arm,gic-v3-its"]), cells("reg", &[0, base, 0, 0x2_0000])];
+        Node(name, [&props[..], &[cells("phandle", &[phandle]), cells("#msi-cells", &[1])]].concat(), Vec::new())
+    };
+    let gic = vec![
+        strings("compatible", &["arm,gic-v3"]),
+        cells("reg", &[0, 0x800_0000, 0, 0x1_0000]),
+        cells("#interrupt-cells", &[3]),
+        cells("phandle", &[20]),
+        flag("ranges"),
+        cells("#address-cells", &[2]),
+        cells("#size-cells", &[2]),
+    ];
+    let services = vec![service("its@8080000", 0x808_0000, 21), service("its@8180000", 0x818_0000, 22)];
+    root.2.push(Node("intc@8000000", gic, services));
+    root.set(cells("interrupt-parent", &[20]));
+    let soc = root.child("soc");
+    let mut second = soc.child("iommu@1000").clone();
+    second.0 = "iommu@40000";
+    second.unset("dma-coherent");
+    second.set(cells("reg", &[0x4_0000, 0x2_0000]));
+    second.set(cells("phandle", &[8]));
+    second.set(strings("interrupt-names", &["combined"]));
+    second.set(cells("interrupts", &[0, 100, 1]));
+    second.set(cells("msi-parent", &[22, 0x99]));
+    second.set(cells("numa-node-id", &[2]));
+    soc.2.push(second);
+    let unit = soc.child("iommu@1000");
+    unit.set(strings("interrupt-names", &["eventq", "gerror", "cmdq-sync", "priq", "vendor"]));
+    unit.set(cells("interrupts", &[0, 10, 1, 1, 11, 1, 0, 12, 1, 0, 13, 1, 0, 14, 1]));
+    let dma = |name, phandle, iommus: &[u32], extra: &[Prop]| {
+        Node(name, [&[cells("phandle", &[phandle]), cells("iommus", iommus)], extra].concat(), Vec::new())
+    };
+    soc.2.push(dma("dma@1", 30, &[7, 0x42, 8, 5], &[flag("dma-can-stall"), cells("pasid-num-bits", &[17])]));
+    soc.2.push(dma("dma@2", 31, &[8, 6], &[cells("pasid-num-bits", &[60])]));
+    soc.2.push(dma("dma@3", 32, &[99, 6], &[]));
+    soc.2.push(dma("dma@4", 33, &[7, 0x43], &[strings("status", &["disabled"])]));
+    let host = root.child(HOST);
+    host.set(cells("phandle", &[40]));
+    host.set(cells("msi-map", &[0x1000, 21, 0x700, 0x100]));
+    host.set(flag("ats-supported"));
+    let kept = root.child("reserved-memory");
+    // Addresses of devices on the bus `soc` have one cell, those of the host bridge's bus two.
+    let secure = kept.child("secure@90000000");
+    secure.set(cells("iommu-addresses", &[30, 0x9000_0000, 0x1000, 40, 0, 0x9000_0000, 0, 0x1000]));
+    kept.child("pool").set(cells("iommu-addresses", &[30, 0x2000, 0x3000]));
+    root
+}
+
+fn rich(change: impl FnOnce(&mut Node)) -> Result<Streams, DeviceTreeError> {
+    let mut root = rich_board();
+    change(&mut root);
+    Streams::read(&DeviceTree::parse(&blob(&root, &[])).unwrap())
+}
+
+#[test]
+fn interrupts_and_messages_of_units() {
+    let streams = rich(|_| {}).unwrap();
+    let [first, second] = streams.units() else { panic!("two units") };
+    let lines = Interrupts { event: Some(42), error: Some(27), sync: Some(44), page_request: Some(45) };
+    assert_eq!((first.interrupts, first.msi, first.coherent, first.proximity_domain), (lines, None, true, None));
+    let all = Some(132);
+    let combined = Interrupts { event: all, error: all, sync: all, page_request: all };
+    let own = Some(Msi { group: 1, device_id: 0x99 });
+    assert_eq!((second.interrupts, second.msi, second.coherent), (combined, own, false));
+    assert_eq!((second.proximity_domain, first.updates), (Some(2), None));
+    let doorbells: Vec<_> = (0..3).map(|group| streams.doorbells(group).first().copied()).collect();
+    assert_eq!(doorbells, [Some(extent(0x809_0000, 0x1_0000)), Some(extent(0x819_0000, 0x1_0000)), None]);
+    let id = |function| streams.msi_of(at(3, 0x10, 0, function));
+    assert_eq!((id(0), id(7)), (Some(Msi { group: 0, device_id: 0x700 }), Some(Msi { group: 0, device_id: 0x707 })));
+    assert_eq!(streams.msi_of(at(3, 0x11, 0, 0)), None);
+    let host = streams.host_of(at(3, 0x11, 0, 0)).unwrap();
+    assert_eq!((host.ats, host.page_requests, host.pasid_bits, host.segment), (true, true, None, 3));
+    // Interrupts of an unknown controller mean nothing; too few of them are none.
+    let unit = |change: &dyn Fn(&mut Node)| {
+        rich(|root| change(root.child("soc").child("iommu@1000"))).map(|streams| streams.units()[0].interrupts)
+    };
+    assert_eq!(unit(&|unit| unit.set(cells("interrupt-parent", &[30]))), Ok(Interrupts::default()));
+    let event = Interrupts { event: Some(42), ..Interrupts::default() };
+    assert_eq!(unit(&|unit| unit.set(cells("interrupts", &[0, 10, 1]))), Ok(event));
+    assert_eq!(unit(&|unit| unit.set(cells("interrupts", &[2, 10, 1]))), Ok(Interrupts::default()));
+    assert_eq!(unit(&|unit| unit.set(cells("interrupts", &[0, u32::MAX, 1]))), Ok(Interrupts::default()));
+    assert_eq!(unit(&|unit| unit.unset("interrupt-names")), Ok(Interrupts::default()));
+    let short = DeviceTreeError::ShortProperty { unit_address: 0x1000, property: "interrupts", len: 16, record: 12 };
+    assert_eq!(unit(&|unit| unit.set(cells("interrupts", &[0, 1, 2, 3]))), Err(short));
+    // Where there is no map all ids go on to the parent as they are.
+    let by_parent = rich(|root| {
+        root.child(HOST).unset("msi-map");
+        root.child(HOST).set(cells("msi-parent", &[22]));
+    });
+    let id = Some(Msi { group: 1, device_id: 0x1108 });
+    assert_eq!(by_parent.unwrap().msi_of(at(3, 0x11, 1, 0)), id);
+    for base in [0, 0x808_1000] {
+        let moved = rich(|root| root.child("intc@8000000").child("its@8080000").set(cells("reg", &[0, base, 0, 0x2_0000])));
+        assert_eq!(moved, Err(DeviceTreeError::BadRegisters { unit_address: 0x808_0000, start: base.into() }));
+    }
+}
+
+#[test]
+fn devices_that_are_no_functions() {
+    let streams = rich(|_| {}).unwrap();
+    let range = |unit, id| StreamRange { unit, first: StreamId::new(id), last: StreamId::new(id) };
+    let of = |device: &PlatformDevice| (device.name.clone(), device.streams.clone(), device.can_stall, device.pasid_bits);
+    let devices: Vec<_> = streams.devices().iter().map(of).collect();
+    // The third is behind something else, the fourth is off.
+    let expected = [
+        ("dma@1".to_string(), vec![range(0, 0x42), range(1, 5)], true, 17),
+        ("dma@2".to_string(), vec![range(1, 6)], false, 20),
+    ];
+    assert_eq!(devices, expected);
+    let short = DeviceTreeError::ShortProperty { unit_address: 2, property: "iommus", len: 5, record: 4 };
+    assert_eq!(rich(|root| root.child("soc").child("dma@2").set(Prop("iommus", vec![0; 5]))), Err(short));
+}
+
+#[test]
+fn memory_that_devices_go_on_using() {
+    let streams = rich(|_| {}).unwrap();
+    let region = |start, len, kind| ReservedRegion { range: IovaRange::from_len(Iova::new(start), len).unwrap(), kind };
+    let same = region(0x9000_0000, 0x1000, RegionKind::Direct { prot: Prot::READ_WRITE });
+    // No memory is behind these: they are only to be kept free.
+    let free = region(0x2000, 0x3000, RegionKind::Reserved);
+    let kept = |unit, id| streams.reserved_for(unit, StreamId::new(id)).collect::<Vec<_>>();
+    assert_eq!((kept(0, 0x42), kept(1, 5)), (vec![same, free], vec![same, free]));
+    assert_eq!((kept(1, 6), kept(0, 0x43), kept(0, 0x4fff)), (vec![], vec![], vec![]));
+    // All functions behind the bridge.
+    for stream in [0x5000, 0x5007, 0x6000, 0x600f] {
+        assert_eq!(kept(0, stream), [same], "{stream:#x}");
+    }
+    let with = |words: &[u32]| rich(|root| {
+        root.child("reserved-memory").child("secure@90000000").set(cells("iommu-addresses", words));
+    });
+    let kind = |words: &[u32]| with(words).unwrap().reserved()[0].regions[0].kind;
+    let direct = RegionKind::Direct { prot: Prot::READ_WRITE };
+    assert_eq!(kind(&[30, 0x9000_0000, 0x1000]), direct);
+    assert_eq!((kind(&[30, 0x9000_0000, 0x2000]), kind(&[30, 0x9000_1000, 0x1000])), (RegionKind::Reserved, RegionKind::Reserved));
+    let unit_address = 0x9000_0000;
+    assert_eq!(with(&[77, 0, 1]), Err(DeviceTreeError::UnknownDevice { unit_address, phandle: 77 }));
+    let bad = |start, len| Err(DeviceTreeError::BadRegion { unit_address, start, len });
+    assert_eq!(with(&[30, 0x1000, 0]), bad(0x1000, 0));
+    assert_eq!(with(&[40, u32::MAX, 0xffff_f000, 0, 0x1001]), bad(u64::MAX - 0xfff, 0x1001));
+    let property = "iommu-addresses";
+    let short = |len, record| Err(DeviceTreeError::ShortProperty { unit_address, property, len, record });
+    assert_eq!((with(&[30, 0]), with(&[40, 0, 0, 0])), (short(4, 8), short(12, 16)));
 }
 
 #[test]

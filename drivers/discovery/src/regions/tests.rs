@@ -1,4 +1,5 @@
 use super::*;
+use alloc::vec;
 use crate::test_pci::{at, bridge, conventional};
 use crate::test_tables::{dmar, rmrr, scope};
 use crate::topology::PcieType;
@@ -69,5 +70,104 @@ fn who_shares_an_id_needs_the_same() {
     assert_eq!(dmar.rmrrs()[0].start, PhysAddr::new(0x1000));
     for sbdf in [at(1, 4, 0), at(1, 5, 0)] {
         assert_eq!(required_regions(&dmar, &topology, sbdf).unwrap().len(), 2);
+    }
+}
+
+mod smmu {
+    use super::*;
+    use crate::iort::Iort;
+    use crate::madt::Madt;
+    use crate::test_tables::{arm_server, at as nodes, iort, its, its_group, madt, mapping, rmr, root_complex, smmu_v3};
+
+    const DIRECT: RegionKind = RegionKind::Direct { prot: Prot::READ_WRITE };
+    const RELAXABLE: RegionKind = RegionKind::DirectRelaxable { prot: Prot::READ_WRITE };
+
+    fn region(start: u64, len: u64, kind: RegionKind) -> ReservedRegion {
+        ReservedRegion { range: IovaRange::from_len(Iova::new(start), len).unwrap(), kind }
+    }
+
+    fn topology() -> Topology {
+        Topology::new([
+            conventional(at(0, 2, 0)),
+            conventional(at(0, 3, 0)),
+            bridge(at(0, 5, 0), Some(PcieType::PcieToPciBridge), 1, 1),
+            conventional(at(1, 4, 0)),
+        ])
+        .unwrap()
+    }
+
+    /// What 00:02.0 needs, where its stream has these ranges of memory and its messages a service at `its`.
+    fn needed(memory: &[(u32, u64, u64)], model: u32, its_at: u64) -> Result<Vec<ReservedRegion>, RegionError> {
+        let unit = nodes::FIRST - 4;
+        let mut all = vec![
+            its_group(&[0]),
+            smmu_v3(0x1_0000, 0, model, [0; 4], 0, &[mapping(0, 0xffff, 0, nodes::ITS, 0)]),
+            root_complex(0, 0, 0, &[mapping(0, 0xffff, 0, unit, 0)]),
+        ];
+        all.extend(memory.iter().map(|(flags, base, len)| rmr(*flags, &[(*base, *len)], &[mapping(0, 0, 0x10, unit, 1)])));
+        let madt = Madt::parse(&madt(&[its(0, its_at)])).unwrap();
+        let streams = Streams::from_iort(&Iort::parse(&iort(&all)).unwrap(), Some(&madt)).unwrap();
+        let others = required_regions_smmu(&streams, &topology(), at(0, 3, 0)).unwrap();
+        assert_eq!(others.len(), 1, "only the doorbell");
+        required_regions_smmu(&streams, &topology(), at(0, 2, 0))
+    }
+
+    #[test]
+    fn memory_and_doorbells() {
+        let doorbell = region(0x809_0000, 0x1_0000, RegionKind::SoftwareMsi);
+        let both = needed(&[(1, 0x9000_0000, 0x1_0000), (0, 0x1_0000, 0x2_0000)], 0, 0x808_0000);
+        let memory = [region(0x1_0000, 0x2_0000, DIRECT), region(0x9000_0000, 0x1_0000, RELAXABLE)];
+        assert_eq!(both, Ok(vec![memory[0], doorbell, memory[1]]));
+        // Hardware that does not translate messages reserves the page itself.
+        assert_eq!(needed(&[], 1, 0x808_0000), Ok(vec![region(0x809_0000, 0x1_0000, RegionKind::Msi)]));
+    }
+
+    #[test]
+    fn what_overlaps_is_joined_and_the_stricter_counts() {
+        let its_at = 0x808_0000;
+        let doorbell = region(0x809_0000, 0x1_0000, RegionKind::SoftwareMsi);
+        let joined = |memory: &[(u32, u64, u64)], expected: &[ReservedRegion]| {
+            assert_eq!(needed(memory, 0, its_at), Ok([expected, &[doorbell]].concat()), "{memory:x?}");
+        };
+        joined(&[(0, 0, 0x2_0000), (0, 0x1_0000, 0x2_0000)], &[region(0, 0x3_0000, DIRECT)]);
+        joined(&[(1, 0, 0x1_0000), (1, 0x1_0000, 0x1_0000)], &[region(0, 0x2_0000, RELAXABLE)]);
+        joined(&[(1, 0, 0x2_0000), (0, 0x1_0000, 0x2_0000)], &[region(0, 0x3_0000, DIRECT)]);
+        let apart = [region(0, 0x1_0000, RELAXABLE), region(0x1_0000, 0x1_0000, DIRECT)];
+        joined(&[(1, 0, 0x1_0000), (0, 0x1_0000, 0x1_0000)], &apart);
+        // Memory where messages go cannot be.
+        for kind in [0, 1] {
+            let range = IovaRange::from_len(Iova::new(0x808_0000), 0x2_0000).unwrap();
+            assert_eq!(needed(&[(kind, 0x808_0000, 0x2_0000)], 0, its_at), Err(RegionError::Conflict { region: range }));
+        }
+    }
+
+    #[test]
+    fn who_is_behind_no_unit_is_not_given_away() {
+        let streams = Streams::from_iort(&Iort::parse(&arm_server()).unwrap(), None).unwrap();
+        let far = crate::Sbdf::from_parts(0, 0x90, 0, 0).unwrap();
+        let topology = Topology::new([conventional(at(0, 2, 0)), conventional(far)]).unwrap();
+        let expected = Err(RegionError::Uncontrolled { function: far });
+        assert_eq!(required_regions_smmu(&streams, &topology, far), expected);
+        // Streams 0x10 to 0x1f have memory; without a MADT there are no doorbells.
+        let memory = [region(0x9000_0000, 0x2_0000, DIRECT), region(0xa000_0000, 0x1_0000, DIRECT)];
+        assert_eq!(required_regions_smmu(&streams, &topology, at(0, 2, 0)), Ok(memory.to_vec()));
+        // The component's stream 0x41 of the second unit has some that may be remapped.
+        let device = &streams.devices()[0];
+        let own = region(0x9001_0000, 0x2_0000, RELAXABLE);
+        assert_eq!(required_regions_of_device(&streams, device), Ok(vec![own]));
+    }
+
+    #[test]
+    fn every_id_counts() {
+        // 01:04.0 is seen as 01:00.0, which has the memory.
+        let unit = 48;
+        let all = [
+            smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]),
+            root_complex(0, 0, 0, &[mapping(0, 0xffff, 0, unit, 0)]),
+            rmr(0, &[(0x1_0000, 0x1_0000)], &[mapping(0, 0, 0x100, unit, 1)]),
+        ];
+        let streams = Streams::from_iort(&Iort::parse(&iort(&all)).unwrap(), None).unwrap();
+        let of = |function| required_regions_smmu(&streams, &topology(), function).unwrap().len();
+        assert_eq!((of(at(1, 4, 0)), of(at(0, 2, 0))), (1, 0));
     }
 }
