@@ -1,6 +1,6 @@
 use super::*;
-use crate::test_pci::{at, bridge, conventional, express};
 use crate::iort::Iort;
+use crate::test_pci::{at, bridge, conventional, express};
 use crate::test_tables::{atsr, dmar, iort, mapping, root_complex, satc, scope, sidp, smmu_v3, with_flags};
 use alloc::vec::Vec;
 
@@ -135,7 +135,8 @@ fn on_arm_the_root_complex_decides() {
     }
     let mut topology = machine();
     assert!(topology.set_external(at(0, 1, 0)));
-    let table = iort(&[smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]), root_complex(0, 1, 0, &[mapping(0, 0xffff, 0, 48, 0)])]);
+    let table =
+        iort(&[smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]), root_complex(0, 1, 0, &[mapping(0, 0xffff, 0, 48, 0)])]);
     let streams = Streams::from_iort(&Iort::parse(&table).unwrap(), None).unwrap();
     assert_eq!(ats_allowed_smmu(&streams, &topology, at(1, 0, 0)), AtsPolicy::Refused(AtsRefusal::External));
 }

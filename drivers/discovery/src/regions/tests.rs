@@ -1,8 +1,8 @@
 use super::*;
-use alloc::vec;
 use crate::test_pci::{at, bridge, conventional};
 use crate::test_tables::{dmar, rmrr, scope};
 use crate::topology::PcieType;
+use alloc::vec;
 use iommu_core::addr::PhysAddr;
 
 /// What `function` needs, where firmware's regions for 00:02.0 are `ranges`; the host has 39 address bits.
@@ -77,7 +77,9 @@ mod smmu {
     use super::*;
     use crate::iort::Iort;
     use crate::madt::Madt;
-    use crate::test_tables::{arm_server, at as nodes, iort, its, its_group, madt, mapping, rmr, root_complex, smmu_v3};
+    use crate::test_tables::{
+        arm_server, at as nodes, iort, its, its_group, madt, mapping, rmr, root_complex, smmu_v3,
+    };
 
     const DIRECT: RegionKind = RegionKind::Direct { prot: Prot::READ_WRITE };
     const RELAXABLE: RegionKind = RegionKind::DirectRelaxable { prot: Prot::READ_WRITE };
@@ -104,7 +106,9 @@ mod smmu {
             smmu_v3(0x1_0000, 0, model, [0; 4], 0, &[mapping(0, 0xffff, 0, nodes::ITS, 0)]),
             root_complex(0, 0, 0, &[mapping(0, 0xffff, 0, unit, 0)]),
         ];
-        all.extend(memory.iter().map(|(flags, base, len)| rmr(*flags, &[(*base, *len)], &[mapping(0, 0, 0x10, unit, 1)])));
+        all.extend(
+            memory.iter().map(|(flags, base, len)| rmr(*flags, &[(*base, *len)], &[mapping(0, 0, 0x10, unit, 1)])),
+        );
         let madt = Madt::parse(&madt(&[its(0, its_at)])).unwrap();
         let streams = Streams::from_iort(&Iort::parse(&iort(&all)).unwrap(), Some(&madt)).unwrap();
         let others = required_regions_smmu(&streams, &topology(), at(0, 3, 0)).unwrap();
@@ -137,7 +141,10 @@ mod smmu {
         // Memory where messages go cannot be.
         for kind in [0, 1] {
             let range = IovaRange::from_len(Iova::new(0x808_0000), 0x2_0000).unwrap();
-            assert_eq!(needed(&[(kind, 0x808_0000, 0x2_0000)], 0, its_at), Err(RegionError::Conflict { region: range }));
+            assert_eq!(
+                needed(&[(kind, 0x808_0000, 0x2_0000)], 0, its_at),
+                Err(RegionError::Conflict { region: range })
+            );
         }
     }
 
