@@ -108,7 +108,7 @@ fn only_some_levels_have_leaves() {
             let leaf = if level == 3 { 3 } else { 1 };
             // Bits below the size are not of a block's address; but a page has none.
             let junk = if level == 3 { 0 } else { 1 << 13 };
-            bench.set(all[(level - top) as usize], 3 * size | junk | PAGE_1 & !3 | leaf);
+            bench.set(all[(level - top) as usize], (3 * size) | junk | PAGE_1 & !3 | leaf);
             let expected = matches!((granule, level), (_, 2 | 3) | (12, 1));
             let found = bench.model.translate(SID, None, Iova::new(0x234), true);
             match expected {
@@ -195,7 +195,7 @@ fn stage_2_begins_where_it_says_with_up_to_16_tables_side_by_side() {
                 if matches!((granule, level), (_, 2) | (12, 1)) {
                     // A block in the last of the tables.
                     let size = 1u64 << shift(granule, level);
-                    bench.set(top + (entries - 1) * 8, 2 * size | PAGE_2 & !2);
+                    bench.set(top + (entries - 1) * 8, (2 * size) | PAGE_2 & !2);
                     assert_eq!(walk(&bench, (1 << input) - 8), Ok(3 * size - 8), "{granule}, {start}, {input}");
                 }
                 // Aligned to all of it.
