@@ -102,6 +102,8 @@ pub struct Kind {
     pub snoops_tables: bool,
     /// Reads of what leads to page tables snoop the CPUs' caches.
     pub snoops_structures: bool,
+    /// Requests with PASID may lead to domains of this stage.
+    pub stage_of_parts: bool,
     /// Three streams: the second shares a table of hardware's with the first, the third has its own where it can.
     pub streams: [u32; 3],
     /// Stream ids that the unit has none of.

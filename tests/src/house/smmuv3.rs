@@ -6,7 +6,7 @@ use crate::smmuv3::bench::{LEVEL_2, config_for};
 use crate::smmuv3::case::Case;
 use crate::smmuv3::spy::CMDQ_PROD;
 use iommu_core::addr::Iova;
-use iommu_core::hw::{HwError, Stream};
+use iommu_core::hw::{HwError, Stage, Stream};
 use iommu_models::memory::TestMemory;
 use iommu_models::smmuv3::walk::translate;
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue as ModelQueue};
@@ -69,6 +69,8 @@ impl Driver for Smmuv3 {
             keeps_no_entry: true,
             snoops_tables: snoops,
             snoops_structures: snoops,
+            // Substreams choose a context descriptor, which stage 1 alone has (section 3.9).
+            stage_of_parts: case.stage == Stage::First,
             streams: case.streams(),
             no_streams: vec![beyond, beyond + 8, u32::MAX],
             // An ITS is memory like any other to this unit.

@@ -74,6 +74,8 @@ impl Driver for Vtd {
             keeps_no_entry: case.caching(),
             snoops_tables: case.snoops_walks(),
             snoops_structures: case.snoops_structures(),
+            // A PASID table entry names either stage (section 9.6).
+            stage_of_parts: true,
             // Each half of a bus has a context table.
             streams: [0x0108, 0x0110, 0x0598],
             no_streams: vec![0x1_0000, 0x1_0108, u32::MAX],

@@ -7,6 +7,7 @@ mod ids;
 mod ioas;
 mod lifetimes;
 mod parallel;
+mod pasids;
 mod refusals;
 mod split;
 mod unconfirmed;
