@@ -15,6 +15,7 @@ use iommu_tests::spaces::{areas, iova_ranges, map_fixed};
 
 over_both! {
     domains_and_attachments_survive_a_heap_that_is_full,
+    a_replacement_needs_no_heap,
     an_unmap_and_its_flush_need_no_heap,
     an_address_space_survives_a_heap_that_is_full,
     an_address_space_and_its_domains_are_dropped_without_heap,
@@ -61,6 +62,22 @@ fn domains_and_attachments_survive_a_heap_that_is_full<D: Driver>() {
         assert_eq!(taken, [Ok(()); 4], "{}", house.name());
         [red, blue, blue + 15].into_iter().for_each(|id| house.expect(id, PAGE, Err(Refusal::Detached)));
         house.check_empty();
+    });
+}
+
+fn a_replacement_needs_no_heap<D: Driver>() {
+    each::<D>(|house| {
+        let [red, ..] = house.kind.streams;
+        let (one, other) = (house.domain(), house.domain());
+        house.attach(red, &*one);
+        // Tables for identity may have to be made the first time.
+        house.lead(function(house.kind.streams[1]), Target::Identity).unwrap();
+        let done = with_heap_of(0, || {
+            let to_other = house.lead(function(red), Target::Paging(&*other));
+            (to_other, house.lead(function(red), Target::Identity), house.lead(function(red), Target::Paging(&*one)))
+        });
+        assert!(matches!(done, (Ok(_), Ok(_), Ok(_))), "{}: {done:?}", house.name());
+        house.check();
     });
 }
 
