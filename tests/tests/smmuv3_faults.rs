@@ -331,9 +331,10 @@ fn every_field_is_read_from_its_bits_and_every_number_is_taken() {
 #[test]
 fn events_that_cannot_be_written_are_told_as_lost() {
     let (bench, _domain) = empty(&Case::nested(Stage::First));
-    // EVENTQ_ABT_ERR.
-    bench.model.raise_error(1 << 2);
     fault(&bench, 3);
+    // EVENTQ_ABT_ERR; nothing is written before it is acknowledged.
+    bench.model.raise_error(1 << 2);
+    fault(&bench, 4);
     let (faults, first) = report(&bench);
     assert_eq!((numbers(&faults), first.lost), (vec![3], true));
     assert_eq!(bench.model.read32(GERROR), bench.model.read32(GERRORN), "acknowledged");

@@ -25,11 +25,6 @@ impl Model {
     ///
     /// Why it is blocked (section 3.9.1.3); the event is recorded where there is one.
     pub fn ats_translated(&self, sid: u32, phys: PhysAddr, write: bool) -> Result<PhysAddr, Blocked> {
-        let mut unit = self.lock();
-        let at = phys.get();
-        unit.ats_translated(sid, at, write).map(PhysAddr::new).map_err(|refused| {
-            let reported = unit.report(sid, None, at, write, &refused);
-            Blocked { code: refused.code, iova: Iova::new(at), reported }
-        })
+        self.lock().translated(sid, phys.get(), write).map(PhysAddr::new)
     }
 }

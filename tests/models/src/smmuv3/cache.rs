@@ -29,6 +29,11 @@ pub(super) struct Caches {
 }
 
 impl Caches {
+    /// Whether an STE with EATS of 2 is cached.
+    pub(super) fn split_stage(&self) -> bool {
+        self.stes.values().any(|ste| ste[0] & 1 != 0 && ste[1] >> 28 & 3 == 2)
+    }
+
     /// Number of entries: STEs, CDs, translations.
     pub(super) fn len(&self) -> [usize; 3] {
         [self.stes.len(), self.cds.len(), self.translations.len()]

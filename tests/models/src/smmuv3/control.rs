@@ -1,6 +1,7 @@
 //! CR0, IRQ_CTRL and GBPA: what takes effect only once it is acknowledged (sections 6.3.9, 6.3.14, 6.3.17).
 
 use super::config::Config;
+use super::queue::Ring;
 use super::unit::Unit;
 use super::violation::Violation;
 
@@ -8,6 +9,7 @@ pub(super) const SMMUEN: u32 = 1;
 pub(super) const PRIQEN: u32 = 1 << 1;
 pub(super) const EVENTQEN: u32 = 1 << 2;
 pub(super) const CMDQEN: u32 = 1 << 3;
+pub(super) const ATSCHK: u32 = 1 << 4;
 
 /// GBPA.UPDATE.
 const UPDATE: u32 = 1 << 31;
@@ -58,6 +60,9 @@ impl Unit {
             }
             Control::Irq => (0x50, 1 | 1 << 2 | pri),
         };
+        if which == Control::Cr0 && (value ^ self.cr0.wanted) & ATSCHK != 0 && self.caches.split_stage() {
+            self.violations.push(Violation::SplitStageUnchecked);
+        }
         if value & !known != 0 {
             self.violations.push(Violation::ReservedBits { offset, bits: (value & !known).into() });
         }
@@ -97,14 +102,23 @@ impl Unit {
         if which == Control::Irq || changed == 0 {
             return;
         }
+        let fallen = changed & !risen;
+        if fallen & CMDQEN != 0 {
+            self.halt_queue();
+        }
+        if fallen & SMMUEN != 0 {
+            self.abort_all_stalls();
+        }
         if risen & CMDQEN != 0 {
-            self.check_queue(0x90, self.commands.base, self.config.command_log2(), 4);
+            self.check_queue(0x90, self.commands, self.config.command_log2(), 4);
+            self.restart_queue();
         }
         if risen & EVENTQEN != 0 {
-            self.check_queue(0xa0, self.events.base, self.config.event_log2(), 5);
+            self.check_queue(0xa0, self.events, self.config.event_log2(), 5);
+            self.settle_stalls();
         }
         if risen & PRIQEN != 0 {
-            self.check_queue(0xc0, self.requests.base, self.config.pri_log2(), 4);
+            self.check_queue(0xc0, self.requests, self.config.pri_log2(), 4);
         }
         if risen & SMMUEN != 0 {
             self.check_tables();
@@ -113,12 +127,16 @@ impl Unit {
                 self.violations.push(Violation::CachesUnknown { configuration, translations, el2 });
             }
         }
-        self.run_queue();
     }
 
     /// A queue was enabled whose entries have 2^`entry` bytes.
-    fn check_queue(&mut self, offset: usize, base: u64, limit: u32, entry: u32) {
+    fn check_queue(&mut self, offset: usize, ring: Ring, limit: u32, entry: u32) {
+        let base = ring.base;
         let log2 = base as u32 & 0x1f;
+        let clipped = log2.min(limit);
+        if ring.filled(clipped) > 1 << clipped || (ring.prod | ring.cons) >> (clipped + 1) != 0 {
+            self.violations.push(Violation::Indices { offset, prod: ring.prod, cons: ring.cons });
+        }
         if log2 > limit {
             self.violations.push(Violation::QueueSize { offset, log2 });
         }

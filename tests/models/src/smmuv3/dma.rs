@@ -6,6 +6,7 @@ pub use live::FetchHook;
 pub(super) use live::Fetching;
 
 use super::control;
+use super::stall::Attempt;
 use super::unit::Unit;
 use super::walk::{self, Denied, FaultCode, Found, Granted, Order, Refused, Request};
 use crate::random::Random;
@@ -25,6 +26,10 @@ pub struct Blocked {
     pub iova: Iova,
     /// Whether it is an event that software gets to see, room in the event queue provided.
     pub reported: bool,
+    /// Whether the request waits for an answer; nothing below counts until it has one.
+    pub stalled: bool,
+    /// Whether the device is told; otherwise it reads zeros and writes nothing (CD.A).
+    pub aborted: bool,
 }
 
 impl Unit {
@@ -43,10 +48,8 @@ impl Unit {
         let mut at = iova.get();
         loop {
             let end = last.min(at | 0xfff);
-            let phys = self.page(sid, ssid, at, write).map_err(|refused| {
-                let reported = self.report(sid, ssid, at, write, &refused);
-                Blocked { code: refused.code, iova: Iova::new(at), reported }
-            })?;
+            let attempt = Attempt { sid, ssid, iova, len, write };
+            let phys = self.page(sid, ssid, at, write).map_err(|refused| self.refuse(&attempt, at, &refused))?;
             match extents.last_mut() {
                 Some(before) if before.start.get() + before.len == phys => before.len += end - at + 1,
                 _ => extents.push(PhysExtent::new(PhysAddr::new(phys), end - at + 1)),
@@ -61,6 +64,9 @@ impl Unit {
 
     /// Where the byte at `iova` lies. Nothing is recorded.
     pub(super) fn page(&mut self, sid: u32, ssid: Option<u32>, iova: u64, write: bool) -> Result<u64, Refused> {
+        if self.failed {
+            return Err(FaultCode::NONE.into());
+        }
         if self.cr0.actual & control::SMMUEN == 0 {
             let aborts = self.gbpa & control::ABORT != 0 || iova >> self.config.output_bits() != 0;
             return if aborts { Err(FaultCode::NONE.into()) } else { Ok(iova) };
@@ -69,7 +75,7 @@ impl Unit {
     }
 
     /// Where the byte lies, with the unit on.
-    fn translate(&mut self, request: Request) -> Result<Found, Refused> {
+    pub(super) fn translate(&mut self, request: Request) -> Result<Found, Refused> {
         self.lose_entries();
         let (config, tables) = (self.config, self.tables);
         walk::request(&mut self.live(), &config, tables, request)
@@ -84,7 +90,9 @@ impl Unit {
         iova: u64,
         write: bool,
     ) -> Result<Granted, Denied> {
-        let answer = if self.cr0.actual & control::SMMUEN == 0 {
+        let answer = if self.failed {
+            Err(Denied::Aborted(FaultCode::NONE))
+        } else if self.cr0.actual & control::SMMUEN == 0 {
             Err(Denied::Unsupported { recorded: true })
         } else {
             self.lose_entries();
@@ -92,7 +100,8 @@ impl Unit {
             walk::ask(&mut self.live(), &config, tables, Request { sid, ssid, iova, write }, checked)
         };
         if answer == Err(Denied::Unsupported { recorded: true }) {
-            self.report(sid, ssid, iova, write, &FaultCode::F_BAD_ATS_TREQ.into());
+            let attempt = Attempt { sid, ssid, iova: Iova::new(iova), len: 1, write };
+            self.refuse(&attempt, iova, &FaultCode::F_BAD_ATS_TREQ.into());
         }
         answer
     }

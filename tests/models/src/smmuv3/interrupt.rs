@@ -2,6 +2,10 @@
 
 use super::config::Config;
 use super::unit::Unit;
+use iommu_core::addr::PhysAddr;
+
+/// GERROR.MSI_GERROR_ABT_ERR.
+const MSI_GERROR_ABT: u32 = 1 << 7;
 
 /// What an interrupt is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +55,19 @@ impl Unit {
         }
         let MessageConfig { address, data, .. } = self.messages[bit];
         let message = (self.config.has(Config::MSI) && address != 0).then_some(Message { address, data });
+        if let Some(Message { address, data }) = message {
+            if self.switches.aborted_messages.contains(&source) {
+                // That of a global error raises none itself (section 7.5.1).
+                let bit = match source {
+                    Source::GlobalError => 7,
+                    Source::PageRequests => 6,
+                    Source::Events | Source::Sync => 5,
+                };
+                return self.global_error(1 << bit);
+            }
+            // Where no memory is, an interrupt controller may be.
+            let _ = self.memory.device_write32(PhysAddr::new(address), data);
+        }
         self.interrupts.push(Interrupt { source, message });
     }
 
@@ -58,7 +75,7 @@ impl Unit {
     pub(super) fn global_error(&mut self, bits: u32) {
         let fresh = bits & !(self.gerror ^ self.gerrorn);
         self.gerror ^= fresh;
-        if fresh != 0 {
+        if fresh & !MSI_GERROR_ABT != 0 {
             self.interrupt(Source::GlobalError);
         }
     }

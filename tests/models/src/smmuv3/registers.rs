@@ -2,6 +2,8 @@
 
 use super::config::Config;
 use super::control::{CMDQEN, Control, EVENTQEN, PRIQEN, SMMUEN};
+use super::event::EVENTQ_ABT;
+use super::queue::CMDQ_ERR;
 use super::unit::Unit;
 use super::violation::Violation;
 use Register::*;
@@ -136,11 +138,11 @@ impl Unit {
             CommandProd => self.commands.prod.into(),
             CommandCons => self.consumer().into(),
             EventBase => self.events.base,
-            EventProd => self.events_produced().into(),
-            EventCons => self.events_consumed().into(),
+            EventProd => self.events.produced().into(),
+            EventCons => self.events.consumed().into(),
             RequestBase => self.requests.base,
-            RequestProd => self.requests.prod.into(),
-            RequestCons => self.requests.cons.into(),
+            RequestProd => self.requests.produced().into(),
+            RequestCons => self.requests.consumed().into(),
         }
     }
 
@@ -197,7 +199,9 @@ impl Unit {
             }
             Cr2 => {
                 let hyp = u64::from(!self.config.has(Config::HYP));
-                let new = self.checked(offset, value, !7 | hyp) as u32;
+                // REC_CFG_ATS needs IDR0.ATSRECERR.
+                let ats = u64::from(!self.config.has(1 << 23)) << 3;
+                let new = self.checked(offset, value, !0xf | hyp | ats) as u32;
                 if self.guarded(offset, value, if new != self.cr2 { SMMUEN } else { 0 }) {
                     self.cr2 = new;
                 }
@@ -223,14 +227,27 @@ impl Unit {
                 let value = self.checked(offset, value, !(0xf_ffff | 1 << 31)) as u32;
                 (self.events.prod, self.events.overflow) = (value & 0xf_ffff, value >> 31 != 0);
             }
-            EventCons => self.consume(value as u32),
+            EventCons => {
+                let log2 = self.event_log2();
+                let (ring, faults) = self.events.consume(value as u32, log2, self.cr0.maybe() & EVENTQEN != 0, offset);
+                self.events = ring;
+                self.violations.extend(faults);
+                self.settle_stalls();
+            }
             RequestBase if self.guarded(offset, value, PRIQEN) => {
                 self.requests.base = self.checked(0xc0, half(self.requests.base), queue | pri);
             }
             RequestProd if self.guarded(offset, value, PRIQEN) => {
-                self.requests.prod = self.checked(offset, value, !(0xf_ffff | 1 << 31) | pri) as u32;
+                let value = self.checked(offset, value, !(0xf_ffff | 1 << 31) | pri) as u32;
+                (self.requests.prod, self.requests.overflow) = (value & 0xf_ffff, value >> 31 != 0);
             }
-            RequestCons => self.requests.cons = self.checked(offset, value, !(0xf_ffff | 1 << 31) | pri) as u32,
+            RequestCons => {
+                let value = self.checked(offset, value, !(0xf_ffff | 1 << 31) | pri) as u32;
+                let log2 = self.requests.log2(self.config.pri_log2());
+                let (ring, faults) = self.requests.consume(value, log2, self.cr0.maybe() & PRIQEN != 0, offset);
+                self.requests = ring;
+                self.violations.extend(faults);
+            }
             MessageAddress(which) | MessageData(which) | MessageAttributes(which) => {
                 if self.irq.maybe() >> which & 1 != 0 {
                     return self.violations.push(Violation::WhileEnabled { offset, value });
@@ -259,6 +276,11 @@ impl Unit {
             self.violations.push(Violation::NoSuchError { bits: toggled & !active });
         }
         self.gerrorn ^= toggled & active;
-        self.run_queue();
+        if toggled & active & CMDQ_ERR != 0 {
+            self.restart_queue();
+        }
+        if toggled & active & EVENTQ_ABT != 0 {
+            self.settle_stalls();
+        }
     }
 }

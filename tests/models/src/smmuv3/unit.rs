@@ -1,13 +1,15 @@
 //! The state of a unit, behind the model's lock.
 
 use super::cache::Caches;
-use super::command::{Command, Executed};
+use super::command::Executed;
 use super::config::Config;
 use super::control::Acknowledged;
+use super::device_tlb::DeviceTlbs;
 use super::dma::Fetching;
 use super::event::Event;
 use super::interrupt::{Interrupt, MessageConfig};
-use super::queue::Ring;
+use super::queue::{QueueState, Ring};
+use super::stall::{Held, Resumed};
 use super::switches::Switches;
 use super::violation::Violation;
 use super::walk::Tables;
@@ -43,19 +45,24 @@ pub(super) struct Unit {
     pub(super) requests: Ring,
     /// CMDQ_CONS.ERR as it was set last.
     pub(super) command_error: u32,
-    /// Looks at CMDQ_CONS before commands are executed.
-    pub(super) lag: u32,
-    /// A command that was refused on demand, and is until it is another.
-    pub(super) refused: Option<(u32, [u64; 2])>,
-    /// Invalidations that were executed and take effect at the next CMD_SYNC.
-    pub(super) deferred: Vec<Command>,
-    /// An ATC_INV that was not answered.
-    pub(super) timing_out: bool,
+    pub(super) queue: QueueState,
+    /// Service Failure Mode.
+    pub(super) failed: bool,
     /// What caches may hold from before reset: configuration, translations, those of EL2.
     pub(super) unknown: [bool; 3],
 
     pub(super) caches: Caches,
     pub(super) fetching: Fetching,
+    pub(super) device_tlbs: DeviceTlbs,
+    /// Requests that wait for an answer.
+    pub(super) stalled: Vec<Held>,
+    pub(super) resumed: Vec<Resumed>,
+    /// Nothing is recorded of what is tried.
+    pub(super) quiet: bool,
+    /// The last record, but for the lowest bits of its address, where another like it may be merged with it.
+    pub(super) last_event: Option<[u64; 4]>,
+    /// Events sent to waiting CPUs.
+    pub(super) wake_ups: usize,
     pub(super) log: Vec<Executed>,
     pub(super) recorded: Vec<Event>,
     pub(super) interrupts: Vec<Interrupt>,
@@ -82,13 +89,17 @@ impl Unit {
             events: Ring::default(),
             requests: Ring::default(),
             command_error: 0,
-            lag: 0,
-            refused: None,
-            deferred: Vec::new(),
-            timing_out: false,
+            queue: QueueState::default(),
+            failed: false,
             unknown: [true, true, config.has(Config::HYP)],
             caches: Caches::default(),
             fetching: Fetching::default(),
+            device_tlbs: DeviceTlbs::default(),
+            stalled: Vec::new(),
+            resumed: Vec::new(),
+            quiet: false,
+            last_event: None,
+            wake_ups: 0,
             log: Vec::new(),
             recorded: Vec::new(),
             interrupts: Vec::new(),

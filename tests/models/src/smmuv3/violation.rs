@@ -112,7 +112,7 @@ pub enum Violation {
         /// CONS.
         cons: u32,
     },
-    /// More events were consumed than there are, or the consumer went back.
+    /// More events or page requests were consumed than there are, or the consumer went back.
     Consumed {
         /// PROD.
         prod: u32,
@@ -121,7 +121,7 @@ pub enum Violation {
     },
     /// OVACKFLG was toggled without overflow.
     NoOverflow {
-        /// What was written to EVENTQ_CONS.
+        /// What was written to EVENTQ_CONS or PRIQ_CONS.
         value: u32,
     },
     /// A CMD_SYNC that reports to where no memory is.
@@ -160,5 +160,39 @@ pub enum Violation {
     UpdatesNotSnooped {
         /// Stage 2.
         second: bool,
+    },
+    /// A stream, substream, VMID or address in a command that is beyond what the unit has: the command does nothing.
+    OutOfRange {
+        /// The command.
+        command: [u64; 2],
+    },
+    /// A command was written to after it was handed over and before it was consumed.
+    CommandChanged {
+        /// Its number in the queue.
+        slot: usize,
+    },
+    /// CMD_RESUME for what no record told of, or what was answered already.
+    StrayResume {
+        /// Stream id.
+        sid: u32,
+        /// Stall tag.
+        tag: u16,
+    },
+    /// CMD_STALL_TERM for a stream whose STE, as the unit sees it, does not terminate new requests: whether anything is
+    /// terminated is UNPREDICTABLE, here nothing.
+    StallTermWhileLive {
+        /// Stream id.
+        sid: u32,
+    },
+    /// CR0.ATSCHK was changed while an STE with EATS of 2 may be cached.
+    SplitStageUnchecked,
+    /// Base or size of a queue was not set up when it was enabled: its indices are more than a queue apart.
+    Indices {
+        /// Offset of the base register in bytes.
+        offset: usize,
+        /// PROD.
+        prod: u32,
+        /// CONS.
+        cons: u32,
     },
 }

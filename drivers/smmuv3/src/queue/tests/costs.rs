@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_caller_alone_pays_one_sync_one_doorbell_and_one_look() {
     for (completion, reads, word0) in [(Completion::Poll, 1, 0x46), (Completion::Event, 1, 0x46 | 2 << 12)] {
-        let bed = Bed::new(Config::server(), 8, completion);
+        let bed = Bed::new(Config::server().sid_bits(32), 8, completion);
         for count in [0, 1, 8, 100] {
             let batch: Vec<_> = (0..count).map(domain).collect();
             let marker = bed.run(&batch).unwrap();
@@ -21,7 +21,7 @@ fn a_caller_alone_pays_one_sync_one_doorbell_and_one_look() {
 
 #[test]
 fn a_message_tells_without_a_read() {
-    let bed = Bed::new(Config::server(), 8, Completion::Message);
+    let bed = Bed::new(Config::server().sid_bits(32), 8, Completion::Message);
     let mut cells = None;
     bed.queue.for_each_frame(|structure, frame| {
         if structure == Structure::QueueStatus {
@@ -46,7 +46,7 @@ fn where_the_unit_cannot_send_messages_it_is_polled() {
         let caps = Regs::new(model, Duration::ZERO, false).capabilities().unwrap();
         [Completion::Poll, Completion::Event, Completion::Message].map(|completion| completion.on(&caps))
     };
-    let server = Config::server();
+    let server = Config::server().sid_bits(32);
     assert_eq!(on(server), [Completion::Poll, Completion::Event, Completion::Message]);
     for config in [server.idr0_bits(Config::MSI, false), server.non_coherent()] {
         assert_eq!(on(config), [Completion::Poll, Completion::Event, Completion::Poll]);
@@ -116,7 +116,7 @@ fn a_ring_of_any_size_takes_every_batch_in_order() {
 #[test]
 fn every_slot_is_used_and_a_batch_may_fill_the_ring() {
     for log2 in [1, 2, 5, 8] {
-        let bed = Bed::new(Config::server(), log2, Completion::Poll);
+        let bed = Bed::new(Config::server().sid_bits(32), log2, Completion::Poll);
         let slots = 1u16 << log2;
         for (count, syncs) in [(slots - 1, 1), (slots, 2), (2 * slots - 2, 2), (2 * slots - 1, 3)] {
             bed.run(&(0..count).map(domain).collect::<Vec<_>>()).unwrap();
@@ -167,7 +167,7 @@ fn a_ring_that_is_full_makes_others_wait() {
 #[test]
 fn markers_go_on_past_the_largest_index() {
     for completion in [Completion::Poll, Completion::Message] {
-        let bed = Bed::new(Config::server(), 1, completion);
+        let bed = Bed::new(Config::server().sid_bits(32), 1, completion);
         let mut last = 0;
         for n in 0..2000u16 {
             let marker = bed.run(&[domain(n)]).unwrap();
@@ -181,7 +181,7 @@ fn markers_go_on_past_the_largest_index() {
 #[test]
 fn a_queue_of_one_command_is_too_small_to_hang_on() {
     // Capabilities refuse such a unit; whoever makes one all the same gets errors.
-    let bed = Bed::new(Config::server().queues(0), 0, Completion::Poll);
+    let bed = Bed::new(Config::server().sid_bits(32).queues(0), 0, Completion::Poll);
     bed.run(&[]).expect("a CMD_SYNC fits");
     assert_eq!(bed.run(&[domain(1)]), Err(HUNG));
 }

@@ -82,7 +82,7 @@ fn what_is_given_up_on_later_is_nobody_elses() {
     // The CMD_SYNC fails again after it was acknowledged: another device TLB of a round that is over.
     for log2 in [2, 8] {
         for again in 1..6 {
-            let bed = Bed::new(Config::server(), log2, Completion::Poll);
+            let bed = Bed::new(Config::server().sid_bits(32), log2, Completion::Poll);
             bed.model.set_unanswering(DEAD, true);
             bed.model.time_out_again(again);
             assert_eq!(bed.run(&[device(DEAD)]), timed_out(DEAD));
@@ -95,7 +95,7 @@ fn what_is_given_up_on_later_is_nobody_elses() {
 
 #[test]
 fn what_is_given_up_on_later_is_acknowledged_even_where_the_ring_is_full_of_it() {
-    let bed = Bed::new(Config::server(), 1, Completion::Poll);
+    let bed = Bed::new(Config::server().sid_bits(32), 1, Completion::Poll);
     bed.model.set_unanswering(DEAD, true);
     bed.model.time_out_again(5);
     assert_eq!(bed.run(&[device(DEAD)]), timed_out(DEAD));

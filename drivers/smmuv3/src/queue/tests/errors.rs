@@ -176,7 +176,7 @@ fn a_unit_that_is_gone_is_an_error_at_once_for_everybody() {
 
 #[test]
 fn a_message_that_is_lost_costs_a_look_at_the_index() {
-    let bed = Bed::new(Config::server(), 8, Completion::Message);
+    let bed = Bed::new(Config::server().sid_bits(32), 8, Completion::Message);
     bed.model.lose_messages(true);
     for n in 0..300 {
         bed.run(&[domain(n)]).unwrap();
@@ -190,7 +190,7 @@ fn a_message_that_is_lost_costs_a_look_at_the_index() {
 
 #[test]
 fn a_message_of_another_round_confirms_nothing() {
-    let bed = Bed::new(Config::server(), 8, Completion::Message);
+    let bed = Bed::new(Config::server().sid_bits(32), 8, Completion::Message);
     let mut cells = None;
     bed.queue.for_each_frame(|structure, frame| {
         if structure == Structure::QueueStatus {

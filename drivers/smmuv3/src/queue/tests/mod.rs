@@ -114,7 +114,7 @@ unsafe impl Hal for Patient {
     }
 }
 
-/// A unit that translates nothing yet, and its queue.
+/// A unit without streams, and its queue.
 pub(super) struct Bed {
     memory: Arc<TestMemory>,
     hal: Arc<Patient>,
@@ -144,13 +144,16 @@ impl Bed {
         let queue = Queue::new(&hal, FrameRequest::single(40, walker), log2, completion).unwrap();
         queue.install(&regs);
         regs.set_cr0(&hal, CR0::CMDQEN::SET.value, "CMDQEN").unwrap();
+        // Device TLBs are not asked anything while the unit is off. What it caches is not looked at here.
+        regs.set_cr0(&hal, CR0::CMDQEN::SET.value | CR0::SMMUEN::SET.value, "SMMUEN").unwrap();
+        model.take_violations();
         let bed = Self { memory, hal, model, regs, queue, seen: Mutex::default() };
         bed.counts();
         bed
     }
 
     fn server() -> Self {
-        Self::new(Config::server(), 8, Completion::Poll)
+        Self::new(Config::server().sid_bits(32), 8, Completion::Poll)
     }
 
     fn run(&self, batch: &[Command]) -> Result<Marker, HwError> {
@@ -194,10 +197,10 @@ impl Bed {
 /// Queues of every kind, of 2^n commands.
 fn beds(log2: u8) -> impl Iterator<Item = Bed> {
     let kinds = [
-        (Config::server(), Completion::Poll),
-        (Config::server(), Completion::Event),
-        (Config::server(), Completion::Message),
-        (Config::server().non_coherent(), Completion::Message),
+        (Config::server().sid_bits(32), Completion::Poll),
+        (Config::server().sid_bits(32), Completion::Event),
+        (Config::server().sid_bits(32), Completion::Message),
+        (Config::server().sid_bits(32).non_coherent(), Completion::Message),
     ];
     kinds.into_iter().map(move |(config, completion)| Bed::new(config, log2, completion))
 }

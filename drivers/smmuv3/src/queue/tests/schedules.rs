@@ -10,7 +10,7 @@ fn explore(times: usize, prepare: fn(&Bed), workers: &'static [fn(&Bed)]) {
     for (log2, completion) in [(1, Completion::Poll), (2, Completion::Message), (8, Completion::Poll)] {
         let world = move || {
             SHUTTLE.set(false);
-            let bed = Arc::new(Bed::new(Config::server(), log2, completion));
+            let bed = Arc::new(Bed::new(Config::server().sid_bits(32), log2, completion));
             bed.memory.set_clock_step(0);
             prepare(&bed);
             SHUTTLE.set(true);
