@@ -70,6 +70,42 @@ pub struct Walk {
     pub tag: u32,
 }
 
+/// What a device was asked to forget of the translations that it was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forget {
+    /// Its stream.
+    pub id: StreamId,
+    /// Those without PASID, with one, or all of them.
+    pub of: Tagged,
+    /// The first address.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+/// Which entries of a device TLB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tagged {
+    /// Those of requests without PASID.
+    Without,
+    /// Those with one.
+    With(u32),
+    /// Those with any PASID.
+    WithAny,
+}
+
+impl Forget {
+    /// Whether what `stream` was given for `iova` is among it.
+    pub fn covers(&self, stream: Stream, iova: u64) -> bool {
+        let of = match (self.of, stream.pasid) {
+            (Tagged::Without, pasid) => pasid.is_none(),
+            (Tagged::With(one), pasid) => pasid.is_some_and(|pasid| pasid.get() == one),
+            (Tagged::WithAny, pasid) => pasid.is_some(),
+        };
+        self.id == stream.id && of && (self.first..=self.last).contains(&iova)
+    }
+}
+
 /// What hardware was asked to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Work {
@@ -178,6 +214,15 @@ pub trait Driver: Sized + 'static {
 
     /// Invalidations and waits executed since the last call.
     fn take_log(model: &Self::Model) -> (usize, usize);
+
+    /// What devices were asked to forget since the last call of this or of [`Driver::take_log`].
+    fn take_forgotten(model: &Self::Model) -> Vec<Forget>;
+
+    /// Whether a device is given a translation for writes to `iova` that it asks for, and where that leads.
+    fn ask(model: &Self::Model, stream: Stream, iova: u64) -> Option<u64>;
+
+    /// Whether a request of function `id` that says of itself that `phys` is translated gets there.
+    fn translated(model: &Self::Model, id: u32, phys: u64) -> bool;
 
     /// Rules that were broken so far.
     fn violations(model: &Self::Model) -> Vec<String>;
@@ -405,6 +450,17 @@ impl<D: Driver> House<D> {
                 does();
             }
         })));
+    }
+
+    /// Has the driver know that function `id` has a device TLB, or has none any more.
+    ///
+    /// # Errors
+    ///
+    /// The driver's.
+    pub fn tell_tlb(&self, id: u32, there: bool) -> Result<(), HwError> {
+        let id = StreamId::new(id);
+        let tlb = hw::DeviceTlb { queue_depth: 4, physical: id, global_invalidate: false };
+        hw::Unit::set_device_tlb(&self.unit, id, there.then_some(tlb))
     }
 
     /// Faults that the driver reports, oldest first.

@@ -1,12 +1,12 @@
 //! SMMUv3.
 
-use super::{Driver, Kind, Queue, Read64, Refusal, Spied, Walk};
+use super::{Driver, Forget, Kind, Queue, Read64, Refusal, Spied, Tagged, Walk};
 use crate::hooked::Hooked;
 use crate::smmuv3::bench::{LEVEL_2, config_for};
 use crate::smmuv3::case::Case;
 use crate::smmuv3::spy::CMDQ_PROD;
-use iommu_core::addr::Iova;
-use iommu_core::hw::{HwError, Stage, Stream};
+use iommu_core::addr::{Iova, PhysAddr};
+use iommu_core::hw::{HwError, Stage, Stream, StreamId};
 use iommu_models::memory::TestMemory;
 use iommu_models::smmuv3::walk::translate;
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue as ModelQueue};
@@ -39,8 +39,16 @@ impl Driver for Smmuv3 {
     type Model = Model;
     type Unit = Unit<Hooked, Arc<Spied<Self>>>;
 
+    /// Those that every suite has, and two of few substreams, without tables of two levels.
     fn cases() -> Vec<Case> {
-        Case::all()
+        let server = Case::all().into_iter().find(|case| case.config == Config::server() && case.stage == Stage::First);
+        let server = server.expect("it is among them");
+        let few = [("five bits of substream", 5), ("ten bits of substream", 10)];
+        let few = few.map(|(name, bits)| {
+            let config = server.config.ssid_bits(bits).idr0_bits(Config::CD2L, false);
+            Case { name: name.into(), config, ..server.clone() }
+        });
+        Case::all().into_iter().chain(few).collect()
     }
 
     /// Without IDR0.ASID16 and VMID16 there are 256 of each (section 6.3.1); 0 tags what leads to no domain: the VMID of a
@@ -130,6 +138,34 @@ impl Driver for Smmuv3 {
         let log = model.take_log();
         let waits = log.iter().filter(|done| matches!(done.command, Command::Sync { .. })).count();
         (log.len() - waits, waits)
+    }
+
+    /// CMD_ATC_INV (section 4.5.1): SSV, G and the substream in the first word, log2 of the pages in the second.
+    fn take_forgotten(model: &Model) -> Vec<Forget> {
+        let log = model.take_log().into_iter().filter_map(|done| {
+            let Command::AtcInvalidate { sid, .. } = done.command else { return None };
+            let [low, high] = done.raw;
+            let of = match (low >> 11 & 1, low >> 9 & 1) {
+                (0, _) => Tagged::Without,
+                (_, 0) => Tagged::With((low >> 12) as u32 & 0xf_ffff),
+                _ => Tagged::WithAny,
+            };
+            let bits = 12 + (high & 0x3f) as u32;
+            let less = 1u64.checked_shl(bits).map_or(u64::MAX, |size| size - 1);
+            let first = high & !0xfff & !less;
+            Some(Forget { id: StreamId::new(sid), of, first, last: first + less })
+        });
+        log.collect()
+    }
+
+    fn ask(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
+        let ssid = stream.pasid.map(|pasid| pasid.get());
+        let granted = model.ats_request(stream.id.get(), ssid, Iova::new(iova), true).ok()?;
+        granted.write.then(|| granted.address.get() + (iova & ((1 << granted.bits) - 1)))
+    }
+
+    fn translated(model: &Model, id: u32, phys: u64) -> bool {
+        model.ats_translated(id, PhysAddr::new(phys), true).is_ok()
     }
 
     fn violations(model: &Model) -> Vec<String> {

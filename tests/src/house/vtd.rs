@@ -1,11 +1,11 @@
 //! VT-d.
 
-use super::{Driver, Kind, Queue, Read64, Refusal, Spied, Walk};
+use super::{Driver, Forget, Kind, Queue, Read64, Refusal, Spied, Tagged, Walk};
 use crate::case::Case;
 use crate::hooked::Hooked;
 use crate::spy::IQT;
-use iommu_core::addr::Iova;
-use iommu_core::hw::{HwError, Stage, Stream};
+use iommu_core::addr::{Iova, PhysAddr};
+use iommu_core::hw::{HwError, Stage, Stream, StreamId};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::walk::translate;
 use iommu_models::vtd::{Config, Descriptor, FaultCode, Model, Queue as ModelQueue};
@@ -130,6 +130,35 @@ impl Driver for Vtd {
         let log = model.take_log();
         let waits = log.iter().filter(|done| matches!(done.descriptor, Descriptor::Wait { .. })).count();
         (log.len() - waits, waits)
+    }
+
+    /// Types 3 and 8 (sections 6.5.2.5 and 6.5.2.6): with S, the lowest clear bit from bit 12 up says how large it is.
+    fn take_forgotten(model: &Model) -> Vec<Forget> {
+        let part = |address: u64, size_bit: u64| {
+            let size =
+                if address & size_bit == 0 { 0x1000 } else { 0x2000 << (!(address >> 12)).trailing_zeros().min(50) };
+            let first = address & !(size - 1);
+            (first, first + (size - 1))
+        };
+        let forget = |source: u16, of, (first, last)| Forget { id: StreamId::new(source.into()), of, first, last };
+        let log = model.take_log().into_iter().filter_map(|done| match done.descriptor {
+            Descriptor::DeviceTlb { source, address } => Some(forget(source, Tagged::Without, part(address, 1))),
+            Descriptor::PasidDeviceTlb { source, pasid, address } => {
+                Some(forget(source, pasid.map_or(Tagged::WithAny, Tagged::With), part(address, 1 << 11)))
+            }
+            _ => None,
+        });
+        log.collect()
+    }
+
+    fn ask(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
+        let pasid = stream.pasid.map(|pasid| pasid.get());
+        let held = model.endpoint(requester(stream)).translate(pasid, Iova::new(iova), true).ok()??;
+        held.write.then(|| held.phys.get() + (iova - held.iova.get()))
+    }
+
+    fn translated(model: &Model, id: u32, phys: u64) -> bool {
+        model.endpoint(id as u16).translated(PhysAddr::new(phys), true).is_ok()
     }
 
     fn violations(model: &Model) -> Vec<String> {

@@ -1,0 +1,140 @@
+//! Device TLBs: a function is given translations while the unit is told of its cache, and is asked to forget all that is
+//! taken away from it, and nothing of others.
+//!
+//! A unit without device TLBs refuses them by name.
+
+use super::{LARGE, PAGE};
+use iommu_core::hw::{HwError, Stream, Target};
+use iommu_tests::bench::{map, unmap};
+use iommu_tests::house::{Driver, Forget, House, Refusal, each, function, part};
+use iommu_tests::over_both;
+
+over_both! {
+    translations_are_given_while_there_is_a_device_tlb,
+    whatever_is_taken_away_is_forgotten_by_the_device_too,
+    streams_that_do_not_exist_have_no_device_tlb,
+}
+
+const PHYS: u64 = 0x5000_0000;
+
+fn with_device_tlbs<D: Driver>(test: impl Fn(&House<D>)) {
+    each::<D>(|house| {
+        if house.capabilities().device_tlbs {
+            return test(house);
+        }
+        let [red, ..] = house.kind.streams;
+        let one = house.domain_with(PAGE, PHYS, PAGE);
+        house.attach(red, &*one);
+        let found = house.tell_tlb(red, true);
+        assert!(matches!(found, Err(HwError::Missing(_) | HwError::Unsupported(_))), "{}: {found:?}", house.name());
+        assert_eq!(house.tell_tlb(red, false), Ok(()), "{}: as it was", house.name());
+        assert_eq!(D::ask(&house.model, function(red), PAGE), None, "{}", house.name());
+        house.expect(red, PAGE, Ok(PHYS));
+        house.check();
+    });
+}
+
+/// The function, and a part of it where there are parts.
+fn streams<D: Driver>(house: &House<D>, id: u32) -> Vec<Stream> {
+    let parts = house.capabilities().pasid_bits != 0 && house.kind.stage_of_parts;
+    [function(id)].into_iter().chain(parts.then(|| part(id, 1))).collect()
+}
+
+fn forgotten(log: &[Forget], stream: Stream, iova: u64) -> bool {
+    log.iter().any(|forget| forget.covers(stream, iova))
+}
+
+fn translations_are_given_while_there_is_a_device_tlb<D: Driver>() {
+    with_device_tlbs::<D>(|house| {
+        let [red, blue, _] = house.kind.streams;
+        let all = streams(house, red);
+        let one = house.domain_with(PAGE, PHYS, PAGE);
+        for told_first in [false, true] {
+            if told_first {
+                house.tell_tlb(red, true).unwrap();
+            }
+            all.iter().for_each(|stream| assert!(house.lead(*stream, Target::Paging(&*one)).is_ok()));
+            house.attach(blue, &*one);
+            if !told_first {
+                all.iter().for_each(|stream| assert_eq!(D::ask(&house.model, *stream, PAGE), None, "{}", house.name()));
+                assert!(!D::translated(&house.model, red, PHYS), "{}", house.name());
+                house.tell_tlb(red, true).unwrap();
+            }
+            for stream in &all {
+                assert_eq!(D::ask(&house.model, *stream, PAGE + 8), Some(PHYS + 8), "{}: {stream}", house.name());
+                assert_eq!(D::ask(&house.model, *stream, 2 * PAGE), None, "{}: {stream}", house.name());
+                house.expect_of(*stream, PAGE, Ok(PHYS));
+            }
+            assert!(D::translated(&house.model, red, PHYS), "{}", house.name());
+            // Nobody else is believed.
+            assert_eq!(D::ask(&house.model, function(blue), PAGE), None, "{}", house.name());
+            assert!(!D::translated(&house.model, blue, PHYS), "{}", house.name());
+            house.tell_tlb(red, true).unwrap();
+            house.tell_tlb(red, false).unwrap();
+            assert!(!D::translated(&house.model, red, PHYS), "{}", house.name());
+            for stream in &all {
+                assert_eq!(D::ask(&house.model, *stream, PAGE), None, "{}: {stream}", house.name());
+                house.expect_of(*stream, PAGE, Ok(PHYS));
+            }
+            // It is asked no more.
+            D::take_forgotten(&house.model);
+            unmap(&*one, PAGE, PAGE);
+            map(&*one, PAGE, PHYS, PAGE);
+            all.iter().for_each(|stream| assert!(house.lead(*stream, Target::Blocked).is_ok()));
+            assert_eq!(D::take_forgotten(&house.model), [], "{}", house.name());
+        }
+        drop(one);
+        house.check();
+    });
+}
+
+fn whatever_is_taken_away_is_forgotten_by_the_device_too<D: Driver>() {
+    with_device_tlbs::<D>(|house| {
+        let [red, blue, far] = house.kind.streams;
+        let (one, other) = (house.domain_with(PAGE, PHYS, PAGE), house.domain_with(PAGE, PHYS, PAGE));
+        map(&*one, LARGE, 0x6000_0000, LARGE);
+        [red, blue].into_iter().for_each(|id| house.tell_tlb(id, true).unwrap());
+        let (reds, blues) = (streams(house, red), streams(house, blue));
+        reds.iter().for_each(|stream| assert!(house.lead(*stream, Target::Paging(&*one)).is_ok()));
+        blues.iter().for_each(|stream| assert!(house.lead(*stream, Target::Paging(&*other)).is_ok()));
+        // Without a device TLB, in the same domain.
+        house.attach(far, &*one);
+        let check = |log: &[Forget], gone: &[Stream], iovas: &[u64], what: &str| {
+            for (stream, iova) in gone.iter().flat_map(|stream| iovas.iter().map(move |iova| (*stream, *iova))) {
+                assert!(forgotten(log, stream, iova), "{}: {what}: {stream} at {iova:#x}: {log:x?}", house.name());
+            }
+            let strange = log.iter().find(|forget| !gone.iter().any(|stream| stream.id == forget.id));
+            assert_eq!(strange, None, "{}: {what}", house.name());
+        };
+        D::take_forgotten(&house.model);
+        unmap(&*one, PAGE, PAGE);
+        check(&D::take_forgotten(&house.model), &reds, &[PAGE, 2 * PAGE - 1], "a page");
+        unmap(&*one, LARGE, LARGE);
+        check(&D::take_forgotten(&house.model), &reds, &[LARGE, 2 * LARGE - 1], "a large page");
+        map(&*one, PAGE, PHYS, PAGE);
+        assert_eq!(D::take_forgotten(&house.model), [], "{}: nothing was taken away", house.name());
+        for stream in &reds {
+            house.lead(*stream, Target::Paging(&*other)).unwrap();
+            check(&D::take_forgotten(&house.model), &[*stream], &[0, PAGE, house.kind.end - 1], "a replacement");
+        }
+        for stream in &reds {
+            house.lead(*stream, Target::Blocked).unwrap();
+            check(&D::take_forgotten(&house.model), &[*stream], &[0, PAGE, house.kind.end - 1], "a detach");
+            house.expect_of(*stream, PAGE, Err(Refusal::Detached));
+        }
+        other.retire().unwrap();
+        check(&D::take_forgotten(&house.model), &blues, &[0, PAGE, house.kind.end - 1], "a retirement");
+        blues.iter().for_each(|stream| assert_eq!(D::ask(&house.model, *stream, PAGE), None));
+        drop((one, other));
+        house.check();
+    });
+}
+
+fn streams_that_do_not_exist_have_no_device_tlb<D: Driver>() {
+    with_device_tlbs::<D>(|house| {
+        for raw in house.kind.no_streams.clone() {
+            assert_eq!(house.tell_tlb(raw, true), Err(HwError::NoSuchStream { stream: raw }), "{}", house.name());
+        }
+        house.check();
+    });
+}
