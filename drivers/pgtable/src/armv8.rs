@@ -19,8 +19,9 @@
 //!
 //! Levels are counted from the leaves here, and from the root in the Arm manual: level 0 here is its level 3.
 
-use crate::format::sealed::Sealed;
+use crate::format::{Grain, sealed::Sealed};
 use core::fmt::Debug;
+use core::marker::PhantomData;
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 
@@ -114,6 +115,36 @@ impl Granule for Granule64K {
     #[inline]
     fn group_bits(level: u8) -> u32 {
         if level <= 1 { 5 } else { 0 }
+    }
+}
+
+/// What a granule makes of addresses, where it is a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<G: Granule>(pub(crate) PhantomData<G>);
+
+impl<G: Granule> Sealed for Of<G> {}
+
+impl<G: Granule> Grain for Of<G> {
+    const FIXED: bool = true;
+
+    #[inline]
+    fn page_bits(self) -> u32 {
+        G::PAGE_BITS
+    }
+
+    #[inline]
+    fn index_bits(self) -> u32 {
+        G::INDEX_BITS
+    }
+
+    #[inline]
+    fn top_leaf_level(self) -> u8 {
+        G::TOP_LEAF_LEVEL
+    }
+
+    #[inline]
+    fn group_bits(self, level: u8) -> u32 {
+        G::group_bits(level)
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! Reads cannot be refused where writes are allowed, so that write-only is not expressible.
 
-use crate::armv8::{self, DBM, Granule, Granule4K, Shareability, WAS_DIRTY, bits_if};
+use crate::armv8::{self, DBM, Granule, Granule4K, Of, Shareability, WAS_DIRTY, bits_if};
 use crate::format::{Attributes, Format, sealed::Sealed};
 use core::convert::Infallible;
 use core::marker::PhantomData;
@@ -56,12 +56,10 @@ impl<G: Granule> Sealed for Armv8Stage1<G> {}
 
 impl<G: Granule> Format for Armv8Stage1<G> {
     type Options = Stage1Options;
+    type Grain = Of<G>;
 
-    const PAGE_BITS: u32 = G::PAGE_BITS;
-    const INDEX_BITS: u32 = G::INDEX_BITS;
     const LEVELS: RangeInclusive<u8> = G::STAGE1_LEVELS;
     const ROOT_BY_WIDTH: bool = true;
-    const TOP_LEAF_LEVEL: u8 = G::TOP_LEAF_LEVEL;
     const OUTPUT_BITS: u8 = armv8::ADDRESS_BITS;
     const PRESENT: u64 = armv8::VALID;
     const LINK_MASK: u64 = armv8::LINK;
@@ -70,13 +68,13 @@ impl<G: Granule> Format for Armv8Stage1<G> {
     const DIRTY: u64 = AP_READ_ONLY | WAS_DIRTY;
 
     #[inline]
-    fn input_bits(levels: u8, _: Self::Options) -> u8 {
-        armv8::input_bits::<G>(levels, 0)
+    fn grain(_: Self::Options) -> Of<G> {
+        Of(PhantomData)
     }
 
     #[inline]
-    fn group_bits(level: u8) -> u32 {
-        G::group_bits(level)
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
+        armv8::input_bits::<G>(levels, 0)
     }
 
     #[inline]

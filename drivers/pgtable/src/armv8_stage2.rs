@@ -11,7 +11,7 @@
 //! Everything else is 0. Hardware sets S2AP\[1\] of a leaf with DBM at the first write, where the stream table entry
 //! says so (S2HA and S2HD), with walks that snoop: such a leaf is writable either way, and dirty where S2AP\[1\] is 1.
 
-use crate::armv8::{self, DBM, Granule, Granule4K, Shareability, WAS_DIRTY, bits_if};
+use crate::armv8::{self, DBM, Granule, Granule4K, Of, Shareability, WAS_DIRTY, bits_if};
 use crate::format::{Attributes, Format, sealed::Sealed};
 use core::convert::Infallible;
 use core::marker::PhantomData;
@@ -59,12 +59,10 @@ impl<G: Granule> Sealed for Armv8Stage2<G> {}
 
 impl<G: Granule> Format for Armv8Stage2<G> {
     type Options = Stage2Options;
+    type Grain = Of<G>;
 
-    const PAGE_BITS: u32 = G::PAGE_BITS;
-    const INDEX_BITS: u32 = G::INDEX_BITS;
     const LEVELS: RangeInclusive<u8> = G::STAGE2_LEVELS;
     const ROOT_BY_WIDTH: bool = true;
-    const TOP_LEAF_LEVEL: u8 = G::TOP_LEAF_LEVEL;
     const OUTPUT_BITS: u8 = armv8::ADDRESS_BITS;
     const PRESENT: u64 = armv8::VALID;
     const LINK_MASK: u64 = armv8::LINK;
@@ -73,13 +71,13 @@ impl<G: Granule> Format for Armv8Stage2<G> {
     const DIRTY: u64 = WRITE | WAS_DIRTY;
 
     #[inline]
-    fn input_bits(levels: u8, _: Self::Options) -> u8 {
-        armv8::input_bits::<G>(levels, CONCATENATED_BITS)
+    fn grain(_: Self::Options) -> Of<G> {
+        Of(PhantomData)
     }
 
     #[inline]
-    fn group_bits(level: u8) -> u32 {
-        G::group_bits(level)
+    fn input_bits(levels: u8, _: Self::Options) -> u8 {
+        armv8::input_bits::<G>(levels, CONCATENATED_BITS)
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! Cutting leaves: tables of smaller ones are built where nobody sees them, and put in the place of the leaf.
 
 use crate::claim::Flush;
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::lines::Lines;
 use crate::retired::{self, Chain};
 use crate::rows::Group;
@@ -39,9 +39,9 @@ impl Shape {
     }
 
     /// What the entry of `level` that translates what follows `iova` becomes: as large as may be.
-    fn piece<F: Format>(&self, level: u8, iova: Iova) -> Piece {
-        let size = format::size::<F>(level);
-        let group_bits = F::group_bits(level);
+    fn piece<G: Grain>(&self, grain: G, level: u8, iova: Iova) -> Piece {
+        let size = grain.size(level);
+        let group_bits = grain.group_bits(level);
         if group_bits != 0 && self.allows(iova, size << group_bits) {
             Piece::Leaf { grouped: true }
         } else if level == 0 || self.allows(iova, size) {
@@ -52,16 +52,16 @@ impl Shape {
     }
 
     /// The tables that stand in the place of the entry of `level` that translates what follows `iova`.
-    fn tables<F: Format>(&self, level: u8, iova: Iova) -> usize {
-        let size = format::size::<F>(level);
-        match self.piece::<F>(level, iova) {
+    fn tables<G: Grain>(&self, grain: G, level: u8, iova: Iova) -> usize {
+        let size = grain.size(level);
+        match self.piece(grain, level, iova) {
             Piece::Leaf { .. } => 0,
             // Nothing hangs below the tables of the smallest pages.
             Piece::Table if level == 1 => 1,
             Piece::Table => {
-                let below = size >> F::INDEX_BITS;
-                let each = |index: u64| self.tables::<F>(level - 1, iova.wrapping_add(index * below));
-                1 + (0..1 << F::INDEX_BITS).map(each).sum::<usize>()
+                let below = size >> grain.index_bits();
+                let each = |index: u64| self.tables(grain, level - 1, iova.wrapping_add(index * below));
+                1 + (0..1 << grain.index_bits()).map(each).sum::<usize>()
             }
         }
     }
@@ -110,10 +110,12 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         mut visit: impl FnMut(&Group<'t, H>) -> Result<(), HwError>,
     ) -> Result<(), HwError> {
         self.for_each_row(shape.range, |row| {
-            if format::size::<F>(row.level) << F::group_bits(row.level) <= shape.largest {
+            if self.grain.size(row.level) << self.grain.group_bits(row.level) <= shape.largest {
                 return Ok(());
             }
-            row.groups::<F>().filter(|group| group.size::<F>() > shape.largest).try_for_each(|group| visit(&group))
+            row.groups::<F>(self.grain)
+                .filter(|group| group.size(self.grain) > shape.largest)
+                .try_for_each(|group| visit(&group))
         })
     }
 
@@ -122,11 +124,11 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let mut missing = 0;
         self.for_each_larger(shape, |group| {
             let &Group { level, count, iova, .. } = group;
-            if !group.is_in::<F>(claim) {
-                return Err(HwError::OutOfRange { iova, len: group.size::<F>() });
+            if !group.is_in(self.grain, claim) {
+                return Err(HwError::OutOfRange { iova, len: group.size(self.grain) });
             }
-            let each = |index: usize| iova.wrapping_add(index as u64 * format::size::<F>(level));
-            missing += (0..count).map(|index| shape.tables::<F>(level, each(index))).sum::<usize>();
+            let each = |index: usize| iova.wrapping_add(index as u64 * self.grain.size(level));
+            missing += (0..count).map(|index| shape.tables(self.grain, level, each(index))).sum::<usize>();
             Ok(())
         })?;
         Ok(missing)
@@ -167,7 +169,7 @@ impl<'t, H: Hal, F: Format> Cutter<'t, H, F> {
         }
         self.put_in();
         self.lines.add(group.table, group.level, group.index, group.count);
-        group.note::<F>(&mut self.gather);
+        group.note(self.table.grain, &mut self.gather);
         self.dirty_late(group, late && !dirty)
     }
 
@@ -177,7 +179,7 @@ impl<'t, H: Hal, F: Format> Cutter<'t, H, F> {
         let (pieces, dirty) = self.pieces(group, &mut pieces)?;
         let old = self.table.take_group(group);
         let mut gather = Gather::new();
-        group.note::<F>(&mut gather);
+        group.note(self.table.grain, &mut gather);
         if let Err(error) = self.table.confirm(unit, &gather) {
             self.table.put_group(group, old);
             self.take_apart(group.level, pieces);
@@ -216,7 +218,7 @@ impl<'t, H: Hal, F: Format> Cutter<'t, H, F> {
             if made.is_err() {
                 break;
             }
-            at = at.wrapping_add(format::size::<F>(level));
+            at = at.wrapping_add(self.table.grain.size(level));
         }
         if let Err(error) = made {
             self.take_apart(level, pieces);
@@ -227,7 +229,7 @@ impl<'t, H: Hal, F: Format> Cutter<'t, H, F> {
 
     /// Makes the entry of `level` that translates what follows `iova`, with all that hangs below it.
     fn make(&mut self, level: u8, iova: Iova, whole: Whole) -> Result<u64, HwError> {
-        if let Piece::Leaf { grouped } = self.shape.piece::<F>(level, iova) {
+        if let Piece::Leaf { grouped } = self.shape.piece(self.table.grain, level, iova) {
             let phys = PhysAddr::new(iova.get().wrapping_add(whole.offset));
             return Ok(self.table.leaf(phys, level, whole.prot, grouped, whole.dirty));
         }
@@ -238,7 +240,7 @@ impl<'t, H: Hal, F: Format> Cutter<'t, H, F> {
         retired::wipe(&frame);
         self.built += 1;
         let link = F::table(head, self.table.tracked, self.table.options);
-        let size = format::size::<F>(level - 1);
+        let size = self.table.grain.size(level - 1);
         for index in 0..frame.entries() {
             match self.make(level - 1, iova.wrapping_add(index as u64 * size), whole) {
                 Ok(entry) => frame.store(index, entry),

@@ -1,6 +1,6 @@
 //! What was written through: reading it, and clearing it.
 
-use crate::format::{self, Attributes, Format};
+use crate::format::{self, Attributes, Format, Grain};
 use crate::rows::Row;
 use crate::table::PageTable;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
@@ -152,8 +152,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         mut gather: Option<&mut Gather>,
     ) -> Result<(), HwError> {
         let Row { table, level, entries, mut iova } = row;
-        let address = address_bits::<F>(level);
-        let shift = format::shift::<F>(level);
+        let address = address_bits::<F>(self.grain, level);
+        let shift = self.grain.shift(level);
         let mut index = entries.start;
         while index < entries.end {
             let entry = table.load(index);
@@ -165,7 +165,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
                 (1, false)
             } else {
                 let alike = table.matching_run(index, room, entry, 0, address).max(1);
-                let group_bits = format::leaf_bits::<F>(entry, level) - shift;
+                let group_bits = format::leaf_bits::<F>(self.grain, entry, level) - shift;
                 match alike >> group_bits << group_bits {
                     0 => (1 << group_bits, self.any_dirty(&table, index..index + (1 << group_bits))),
                     groups => (groups, F::is_dirty(entry)),
@@ -194,8 +194,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 }
 
 /// The bits of a leaf of `level` that hold its address.
-fn address_bits<F: Format>(level: u8) -> u64 {
+fn address_bits<F: Format>(grain: F::Grain, level: u8) -> u64 {
     let attributes = Attributes { prot: Prot::READ_WRITE, grouped: false, tracked: true };
     let leaf = |phys| F::leaf(PhysAddr::new(phys), level, attributes, F::Options::default());
-    leaf((1 << F::OUTPUT_BITS) - format::size::<F>(level)) ^ leaf(0)
+    leaf((1 << F::OUTPUT_BITS) - grain.size(level)) ^ leaf(0)
 }

@@ -1,9 +1,9 @@
 //! The loops over many entries of one table, where the time of long runs goes.
 //!
-//! Each is compiled for each level by itself, because the difference between neighbours is a constant then, and stays
-//! out of line, because most calls are for one entry.
+//! Where the format has [one grain](Grain::FIXED) each is compiled for each level by itself, because the difference between
+//! neighbours is a constant then. All stay out of line, because most calls are for one entry.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::table::PageTable;
 use iommu_hal::Hal;
 use iommu_hal::mem::Frame;
@@ -24,16 +24,22 @@ macro_rules! at_level {
 impl<H: Hal, F: Format> PageTable<H, F> {
     /// Stores `count` leaves from `first` on that map contiguous memory from what `leaf` maps on.
     #[inline]
-    pub(crate) fn store_leaves(table: &Frame<'_, H>, level: u8, first: usize, count: usize, leaf: u64) {
+    pub(crate) fn store_leaves(&self, table: &Frame<'_, H>, level: u8, first: usize, count: usize, leaf: u64) {
         match count {
             1 => table.store(first, leaf),
-            _ => at_level!(level, store_many(table, first, count, leaf)),
+            _ if F::Grain::FIXED => at_level!(level, store_many(self.grain, table, first, count, leaf)),
+            _ => Self::store_stepped(table, first, count, leaf, format::step::<F>(self.grain, level)),
         }
     }
 
     #[inline(never)]
-    fn store_many<const LEVEL: u8>(table: &Frame<'_, H>, first: usize, count: usize, leaf: u64) {
-        table.store_run(first, count, leaf, format::step::<F>(LEVEL));
+    fn store_many<const LEVEL: u8>(grain: F::Grain, table: &Frame<'_, H>, first: usize, count: usize, leaf: u64) {
+        table.store_run(first, count, leaf, format::step::<F>(grain, LEVEL));
+    }
+
+    #[inline(never)]
+    fn store_stepped(table: &Frame<'_, H>, first: usize, count: usize, leaf: u64, step: u64) {
+        table.store_run(first, count, leaf, step);
     }
 
     /// Stores zero in `count` entries from `first` on.
@@ -69,18 +75,33 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     #[inline]
     pub(crate) fn alike(&self, table: &Frame<'_, H>, level: u8, first: usize, count: usize, leaf: u64) -> usize {
         match self.tracked {
-            true => Self::alike_in_many(table, level, first, count, leaf),
-            false => at_level!(level, same_in_many(table, first, count, leaf)),
+            false if F::Grain::FIXED => at_level!(level, same_in_many(self.grain, table, first, count, leaf)),
+            tracked => {
+                let ignored = if tracked { F::DIRTY } else { 0 };
+                Self::alike_in_many(table, first, count, leaf, (format::step::<F>(self.grain, level), ignored))
+            }
         }
     }
 
     #[inline(never)]
-    fn alike_in_many(table: &Frame<'_, H>, level: u8, first: usize, count: usize, leaf: u64) -> usize {
-        table.matching_run(first, count, leaf, format::step::<F>(level), F::DIRTY)
+    fn alike_in_many(
+        table: &Frame<'_, H>,
+        first: usize,
+        count: usize,
+        leaf: u64,
+        (step, ignored): (u64, u64),
+    ) -> usize {
+        table.matching_run(first, count, leaf, step, ignored)
     }
 
     #[inline(never)]
-    fn same_in_many<const LEVEL: u8>(table: &Frame<'_, H>, first: usize, count: usize, leaf: u64) -> usize {
-        table.matching_run(first, count, leaf, format::step::<F>(LEVEL), 0)
+    fn same_in_many<const LEVEL: u8>(
+        grain: F::Grain,
+        table: &Frame<'_, H>,
+        first: usize,
+        count: usize,
+        leaf: u64,
+    ) -> usize {
+        table.matching_run(first, count, leaf, format::step::<F>(grain, LEVEL), 0)
     }
 }

@@ -17,12 +17,82 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
+/// How tables divide addresses: the numbers that shape a tree. They are constants of a type without a value, so that they
+/// cost nothing, or those of a value where they are known when the table is made.
+///
+/// Implemented by the types of this crate only.
+pub trait Grain: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
+    /// All values are alike: every number is a constant.
+    const FIXED: bool;
+
+    /// Address bits inside of the smallest page.
+    fn page_bits(self) -> u32;
+
+    /// Address bits that a table of one level translates. A table takes 2^(index bits + 3) bytes.
+    fn index_bits(self) -> u32;
+
+    /// The highest level whose entries may be leaves.
+    fn top_leaf_level(self) -> u8;
+
+    /// log2 of the entries of `level` side by side that can form one contiguous group, which caches may hold as one
+    /// leaf; 0 where there are none.
+    fn group_bits(self, level: u8) -> u32;
+
+    /// Lowest address bit that `level` translates.
+    #[inline]
+    fn shift(self, level: u8) -> u32 {
+        self.page_bits() + self.index_bits() * u32::from(level)
+    }
+
+    /// Bytes that one entry of `level` translates.
+    #[inline]
+    fn size(self, level: u8) -> u64 {
+        1 << self.shift(level)
+    }
+
+    /// Bytes of the smallest page.
+    #[inline]
+    fn page(self) -> u64 {
+        1 << self.page_bits()
+    }
+}
+
+/// Pages of 4 KiB, tables of 512 entries, leaves up to level `TOP_LEAF_LEVEL`, no contiguous groups.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages4K<const TOP_LEAF_LEVEL: u8>;
+
+impl<const TOP_LEAF_LEVEL: u8> sealed::Sealed for Pages4K<TOP_LEAF_LEVEL> {}
+
+impl<const TOP_LEAF_LEVEL: u8> Grain for Pages4K<TOP_LEAF_LEVEL> {
+    const FIXED: bool = true;
+
+    #[inline]
+    fn page_bits(self) -> u32 {
+        12
+    }
+
+    #[inline]
+    fn index_bits(self) -> u32 {
+        9
+    }
+
+    #[inline]
+    fn top_leaf_level(self) -> u8 {
+        TOP_LEAF_LEVEL
+    }
+
+    #[inline]
+    fn group_bits(self, _: u8) -> u32 {
+        0
+    }
+}
+
 /// What a leaf is to be, beside its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
     /// What it allows.
     pub prot: Prot,
-    /// It is one of a [contiguous group](Format::group_bits).
+    /// It is one of a [contiguous group](Grain::group_bits).
     pub grouped: bool,
     /// Hardware notes in it whether it was written through. It starts clean.
     pub tracked: bool,
@@ -39,11 +109,8 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// What one table may have otherwise than another of the same format.
     type Options: Copy + Debug + Default + PartialEq + Send + Sync;
 
-    /// Address bits inside of the smallest page.
-    const PAGE_BITS: u32;
-
-    /// Address bits that a table of one level translates. A table takes 2^(`INDEX_BITS` + 3) bytes.
-    const INDEX_BITS: u32;
+    /// How its tables divide addresses.
+    type Grain: Grain;
 
     /// The numbers of levels that a table may have.
     const LEVELS: RangeInclusive<u8>;
@@ -51,9 +118,6 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// Hardware tells the level of the root by the width of addresses, so a table must have no more levels than that
     /// width needs.
     const ROOT_BY_WIDTH: bool = false;
-
-    /// The highest level whose entries may be leaves.
-    const TOP_LEAF_LEVEL: u8;
 
     /// Bits of the widest physical address that an entry holds.
     const OUTPUT_BITS: u8;
@@ -74,16 +138,13 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// The bits of a leaf that tell whether it was written through; see [`Format::is_dirty`].
     const DIRTY: u64;
 
-    /// Bits of the addresses, from 0 up, that a table of `levels` levels translates at most. More than
-    /// `PAGE_BITS + levels * INDEX_BITS` where tables are concatenated at the root.
-    fn input_bits(levels: u8, options: Self::Options) -> u8;
+    /// How a table with these options divides addresses.
+    fn grain(options: Self::Options) -> Self::Grain;
 
-    /// log2 of the entries of `level` side by side that can form one contiguous group, which caches may hold as one
-    /// leaf; 0 where the format has none.
-    fn group_bits(level: u8) -> u32 {
-        let _ = level;
-        0
-    }
+    /// Bits of the addresses, from 0 up, that a table of `levels` levels translates at most. More than the
+    /// [`Grain`] has for that many levels where tables are concatenated at the root; 0 where the options allow no table
+    /// of so many levels.
+    fn input_bits(levels: u8, options: Self::Options) -> u8;
 
     /// Whether a live leaf may become a table that maps the same, or the other way round, without having been taken
     /// out and invalidated in between.
@@ -124,24 +185,6 @@ pub trait Format: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     fn dirtied(entry: u64) -> u64;
 }
 
-/// Lowest address bit that `level` translates.
-#[inline]
-pub(crate) const fn shift<F: Format>(level: u8) -> u32 {
-    F::PAGE_BITS + F::INDEX_BITS * level as u32
-}
-
-/// Bytes that one entry of `level` translates.
-#[inline]
-pub(crate) const fn size<F: Format>(level: u8) -> u64 {
-    1 << shift::<F>(level)
-}
-
-/// Bytes of the smallest page.
-#[inline]
-pub(crate) const fn page<F: Format>() -> u64 {
-    1 << F::PAGE_BITS
-}
-
 /// Whether hardware follows `entry` at all.
 #[inline]
 pub(crate) const fn is_present<F: Format>(entry: u64) -> bool {
@@ -162,16 +205,16 @@ pub(crate) fn is_leaf<F: Format>(entry: u64, level: u8) -> bool {
 
 /// By how much a leaf of `level` differs from the one before it in a physically contiguous run.
 #[inline]
-pub(crate) fn step<F: Format>(level: u8) -> u64 {
+pub(crate) fn step<F: Format>(grain: F::Grain, level: u8) -> u64 {
     let attributes = Attributes { prot: Prot::READ_WRITE, grouped: false, tracked: false };
     let leaf = |phys| F::leaf(PhysAddr::new(phys), level, attributes, F::Options::default());
-    leaf(size::<F>(level)).wrapping_sub(leaf(0))
+    leaf(grain.size(level)).wrapping_sub(leaf(0))
 }
 
 /// log2 of the size of the leaf `entry` of `level`, its whole group counted.
 #[inline]
-pub(crate) fn leaf_bits<F: Format>(entry: u64, level: u8) -> u32 {
-    shift::<F>(level) + if F::is_grouped(entry) { F::group_bits(level) } else { 0 }
+pub(crate) fn leaf_bits<F: Format>(grain: F::Grain, entry: u64, level: u8) -> u32 {
+    grain.shift(level) + if F::is_grouped(entry) { grain.group_bits(level) } else { 0 }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Going through what is mapped.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::table::PageTable;
 use crate::walk::Spot;
 use iommu_core::addr::{Iova, IovaRange, PhysAddr};
@@ -44,13 +44,17 @@ impl<H: Hal, F: Format> Iterator for Leaves<'_, H, F> {
         while let Some(at) = self.next {
             let Spot { level, entry, .. } = self.table.walk(at, 0);
             let present = format::is_present::<F>(entry);
-            let bits = if present { format::leaf_bits::<F>(entry, level) } else { format::shift::<F>(level) };
+            let bits = if present {
+                format::leaf_bits::<F>(self.table.grain, entry, level)
+            } else {
+                self.table.grain.shift(level)
+            };
             let size = 1 << bits;
             let iova = Iova::new(at.get() & !(size - 1));
             self.next = iova.checked_add(size).filter(|next| *next <= self.last);
             if present {
                 // In a group the entry at hand may not be the first.
-                let before = at.get() & !(format::size::<F>(level) - 1) & (size - 1);
+                let before = at.get() & !(self.table.grain.size(level) - 1) & (size - 1);
                 let phys = PhysAddr::new(F::leaf_address(entry, level).get() - before);
                 return Some(Leaf { iova, phys, size, prot: F::prot(entry) });
             }

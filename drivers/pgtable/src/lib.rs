@@ -20,6 +20,7 @@
 //! | [`Armv8Stage1`], [`Armv8Stage2`] with [`Granule4K`] | 2 (stage 2 only), 3, 4; 4 KiB | 4 KiB, 2 MiB, 1 GiB; 64 KiB, 32 MiB, 16 GiB |
 //! | the same with [`Granule16K`] | 2, 3, 4 (stage 1 only); 16 KiB | 16 KiB, 32 MiB; 2 MiB, 1 GiB |
 //! | the same with [`Granule64K`] | 2, 3; 64 KiB | 64 KiB, 512 MiB; 2 MiB, 16 GiB |
+//! | [`Armv8`]: either of the two with any granule, known when the table is made | as theirs | as theirs |
 //! | [`Riscv64`] | 3, 4; 4 KiB | 4 KiB, 2 MiB, 1 GiB, and 512 GiB with 4 levels |
 //!
 //! A further format is one file: an implementation of [`Format`], and its line in this one.
@@ -92,6 +93,7 @@
 extern crate std;
 
 mod armv8;
+mod armv8_any;
 mod armv8_stage1;
 mod armv8_stage2;
 mod claim;
@@ -123,11 +125,12 @@ mod vtd_first_stage;
 mod vtd_second_stage;
 mod walk;
 
-pub use armv8::{Granule, Granule4K, Granule16K, Granule64K, Shareability};
+pub use armv8::{Granule, Granule4K, Granule16K, Granule64K, Of, Shareability};
+pub use armv8_any::{Armv8, Armv8Options, Armv8Stage, GranuleSize};
 pub use armv8_stage1::{Armv8Stage1, Stage1Options};
 pub use armv8_stage2::{Armv8Stage2, Stage2Options};
 pub use claim::{Claim, Flush};
-pub use format::{Attributes, Format};
+pub use format::{Attributes, Format, Grain, Pages4K};
 pub use leaves::{Leaf, Leaves};
 pub use removed::Removed;
 pub use riscv64::Riscv64;

@@ -6,7 +6,7 @@
 //! translate.
 
 use crate::claim::Flush;
-use crate::format::{self, Attributes, Format, MOST_LEVELS};
+use crate::format::{self, Attributes, Format, Grain, MOST_LEVELS};
 use crate::lines::Lines;
 use crate::removal::Removal;
 use crate::retired::{self, Chain};
@@ -57,7 +57,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     fn is_sound(&self, claim: IovaRange, iova: Iova, extent: PhysExtent) -> bool {
         let geometry = self.geometry();
         let (at, phys, len) = (iova.get(), extent.start.get(), extent.len);
-        let aligned = (at | phys | len) & (format::page::<F>() - 1) == 0;
+        let aligned = (at | phys | len) & (self.grain.page() - 1) == 0;
         // Of a length of 0 the last address lies below the first: `rest` is all ones and either sum wraps.
         let rest = len.wrapping_sub(1);
         let (Some(last), Some(phys_last)) = (at.checked_add(rest), phys.checked_add(rest)) else { return false };
@@ -73,8 +73,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             return self.map_large(iova, extent, prot);
         }
         let at = iova.get();
-        let table = F::PAGE_BITS + F::INDEX_BITS;
-        let count = (extent.len >> F::PAGE_BITS) as usize;
+        let table = self.grain.page_bits() + self.grain.index_bits();
+        let count = (extent.len >> self.grain.page_bits()) as usize;
         let piece = Piece { iova, phys: extent.start, level: 0, grouped: false, count };
         at >> table == (at + (extent.len - 1)) >> table && self.map_warm(&piece, prot)
     }
@@ -85,9 +85,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let (at, phys, len) = (iova.get(), extent.start.get(), extent.len);
         let sizes = self.geometry().page_sizes;
         let bits = sizes::largest(sizes, at | phys, len);
-        let (level, group) = sizes::split::<F>(bits);
-        let shift = format::shift::<F>(level);
-        let table = shift + F::INDEX_BITS;
+        let (level, group) = sizes::split(self.grain, bits);
+        let shift = self.grain.shift(level);
+        let table = shift + self.grain.index_bits();
         // Sizes that a part of the run could have, in the same table.
         let larger = sizes.mask() & ((1 << table) - 1) & !((2 << bits) - 1);
         let alike = len & ((1 << bits) - 1) == 0 && (larger == 0 || len < larger & larger.wrapping_neg());
@@ -113,7 +113,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     fn write(&self, table: &Frame<'_, H>, index: usize, piece: &Piece, prot: Prot) {
         let attributes = Attributes { prot, grouped: piece.grouped, tracked: self.tracked };
         let leaf = F::leaf(piece.phys, piece.level, attributes, self.options);
-        Self::store_leaves(table, piece.level, index, piece.count, leaf);
+        self.store_leaves(table, piece.level, index, piece.count, leaf);
     }
 
     /// Everything that can be known without a look at the tables.
@@ -125,11 +125,11 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         if !F::can_express(prot, self.options) {
             return Err(HwError::Protection(prot));
         }
-        check_aligned::<F>(iova.get())?;
+        check_aligned(self.grain, iova.get())?;
         let bits = self.geometry().output_bits;
         for extent in extents.iter().filter(|extent| extent.len != 0) {
-            check_aligned::<F>(extent.start.get())?;
-            check_aligned::<F>(extent.len)?;
+            check_aligned(self.grain, extent.start.get())?;
+            check_aligned(self.grain, extent.len)?;
             let last = extent.last().unwrap_or(PhysAddr::new(u64::MAX));
             if last.get() >> bits != 0 {
                 return Err(HwError::OutputTooWide { phys: last, bits });
@@ -166,9 +166,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let mut writer = Writer { table: self, spare, lines: Lines::new() };
         let mut rest = runs.clone();
         let mut last: Option<Last<'_, H>> = None;
-        while let Some(piece) = rest.next::<F>() {
+        while let Some(piece) = rest.next(self.grain) {
             let table = match &last {
-                Some(last) if last.holds::<F>(piece.iova, piece.level) => last.table,
+                Some(last) if last.holds(self.grain, piece.iova, piece.level) => last.table,
                 _ => writer.table_for(piece.iova, piece.level)?,
             };
             let index = self.index(&table, piece.iova, piece.level);
@@ -191,9 +191,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     ) -> Result<(), HwError> {
         let mut rest = runs.clone();
         let mut last: Option<Last<'_, H>> = None;
-        while let Some(piece) = rest.next::<F>() {
+        while let Some(piece) = rest.next(self.grain) {
             let spot = match &last {
-                Some(last) if last.holds::<F>(piece.iova, piece.level) => self.spot(last, piece.iova),
+                Some(last) if last.holds(self.grain, piece.iova, piece.level) => self.spot(last, piece.iova),
                 _ => self.walk(piece.iova, piece.level),
             };
             let Spot { table, level, .. } = spot;
@@ -211,14 +211,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
                 return Err(HwError::AlreadyMapped { iova: piece.iova });
             }
             for level in piece.level..level {
-                let above = piece.iova.get() >> (format::shift::<F>(level) + F::INDEX_BITS);
+                let above = piece.iova.get() >> (self.grain.shift(level) + self.grain.index_bits());
                 if let Some(counted) = plan.counted.get_mut(usize::from(level)).filter(|counted| **counted != above) {
                     *counted = above;
                     plan.missing += 1;
                 }
             }
         } else if Self::any_present(&table, index, piece.count) {
-            let range = IovaRange::from_len(piece.iova, piece.len::<F>());
+            let range = IovaRange::from_len(piece.iova, piece.len(self.grain));
             if let Some(leaf) = range.and_then(|range| self.leaves(range).next()) {
                 return Err(HwError::AlreadyMapped { iova: leaf.iova.max(piece.iova) });
             }
@@ -240,7 +240,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             }
             for index in first..first + piece.count {
                 if format::is_present::<F>(table.load(index)) {
-                    let iova = piece.iova.wrapping_add((index - first) as u64 * format::size::<F>(level));
+                    let iova = piece.iova.wrapping_add((index - first) as u64 * self.grain.size(level));
                     self.take_out(&table, index, level, iova, &mut Removal::new(&mut gather, &mut |_| ()));
                     lines.add(table, level, index, 1);
                 }
@@ -306,7 +306,7 @@ impl<'t, H: Hal, F: Format> Writer<'t, H, F> {
 
 /// Checks that an address or length is a multiple of the smallest page.
 #[inline]
-pub(crate) fn check_aligned<F: Format>(value: u64) -> Result<(), HwError> {
-    let align = format::page::<F>();
+pub(crate) fn check_aligned<G: Grain>(grain: G, value: u64) -> Result<(), HwError> {
+    let align = grain.page();
     if value & (align - 1) == 0 { Ok(()) } else { Err(HwError::Misaligned { value, align }) }
 }

@@ -1,7 +1,7 @@
 //! Merging leaves: into contiguous groups where they stand, and into a larger leaf in the place of their table.
 
 use crate::claim::Flush;
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::lines::Lines;
 use crate::rows::{Group, window};
 use crate::table::PageTable;
@@ -62,7 +62,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 
     /// The leaf that maps what all entries of `table`, of `level`, map, if there is one; clean.
     fn as_one_leaf(&self, table: &Frame<'_, H>, level: u8) -> Option<u64> {
-        let larger = format::size::<F>(level + 1);
+        let larger = self.grain.size(level + 1);
         let first = table.load(0);
         if !self.geometry().page_sizes.contains(larger) || !self.maps_aligned(first, level, larger) {
             return None;
@@ -70,7 +70,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let phys = F::leaf_address(first, level);
         let leaf = |grouped| self.leaf(phys, level, F::prot(first), grouped, false);
         let ignored = leaf(true) ^ leaf(false) | if self.tracked { F::DIRTY } else { 0 };
-        let alike = table.matching_run(0, table.entries(), first, format::step::<F>(level), ignored);
+        let alike = table.matching_run(0, table.entries(), first, format::step::<F>(self.grain, level), ignored);
         (alike == table.entries()).then(|| self.leaf(phys, level + 1, F::prot(first), false, false))
     }
 
@@ -86,8 +86,8 @@ impl<'t, H: Hal, F: Format> Merger<'t, '_, H, F> {
         if level == 0 {
             return Ok(());
         }
-        let size = format::size::<F>(level);
-        for index in window::<F>(table.entries(), level, base, self.range) {
+        let size = self.table.grain.size(level);
+        for index in window(self.table.grain, table.entries(), level, base, self.range) {
             let entry = table.follow(index);
             if !format::is_link::<F>(entry, level) {
                 continue;
@@ -106,17 +106,17 @@ impl<'t, H: Hal, F: Format> Merger<'t, '_, H, F> {
 
     /// Makes contiguous groups in `table`, as far as they lie in the range.
     fn group(&mut self, table: Frame<'t, H>, level: u8, base: Iova) -> Result<(), HwError> {
-        let count = 1 << F::group_bits(level);
-        let size = format::size::<F>(level) << F::group_bits(level);
+        let count = 1 << self.table.grain.group_bits(level);
+        let size = self.table.grain.size(level) << self.table.grain.group_bits(level);
         if count == 1 || !self.table.geometry().page_sizes.contains(size) {
             return Ok(());
         }
-        let entries = window::<F>(table.entries(), level, base, self.range);
+        let entries = window(self.table.grain, table.entries(), level, base, self.range);
         for index in (entries.start & !(count - 1)..entries.end).step_by(count) {
             let entry = table.load(index);
-            let iova = base.wrapping_add(index as u64 * format::size::<F>(level));
+            let iova = base.wrapping_add(index as u64 * self.table.grain.size(level));
             let group = Group { table, level, index, count, iova, entry };
-            if group.is_in::<F>(self.range)
+            if group.is_in(self.table.grain, self.range)
                 && self.table.maps_aligned(entry, level, size)
                 && !F::is_grouped(entry)
                 && self.table.alike(&table, level, index, count, entry) == count
@@ -138,14 +138,14 @@ impl<'t, H: Hal, F: Format> Merger<'t, '_, H, F> {
             if self.folded.iter().flatten().any(waits) {
                 self.settle()?;
             }
-            group.note::<F>(&mut self.gather);
+            group.note(self.table.grain, &mut self.gather);
             self.lines.add(group.table, group.level, group.index, group.count);
             return group.entries().try_for_each(|index| self.table.update(&group.table, index, grouped));
         }
         self.transition = Transition::ThroughBlocked;
         let old = self.table.take_group(group);
         let mut gather = Gather::new();
-        group.note::<F>(&mut gather);
+        group.note(self.table.grain, &mut gather);
         let flushed = self.table.confirm(self.unit, &gather);
         self.table.put_group(group, if flushed.is_ok() { grouped(old) } else { old });
         flushed

@@ -16,14 +16,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             return Err(HwError::Protection(prot));
         }
         self.check_range(range)?;
-        self.for_each_row(range, |row| check_whole::<H, F>(row, range))?;
+        self.for_each_row(range, |row| check_whole::<H, F>(self.grain, row, range))?;
         self.make_up(unit)?;
         let differs = |group: &Group<'_, H>| F::prot(group.entry) != prot;
         let mut transition = Transition::Hitless;
         // Groups first, as they can fail one by one. Their entries must allow the same at every moment, whatever else
         // a format lets change live.
         self.for_each_row(range, |row| {
-            for group in row.groups::<F>().filter(|group| group.count != 1 && differs(group)) {
+            for group in row.groups::<F>(self.grain).filter(|group| group.count != 1 && differs(group)) {
                 transition = Transition::ThroughBlocked;
                 self.protect_blocked(&group, prot, unit)?;
             }
@@ -32,9 +32,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let mut gather = Gather::new();
         let mut lines = Lines::<H, F>::new();
         let changed = self.for_each_row(range, |row| {
-            for group in row.groups::<F>().filter(differs) {
+            for group in row.groups::<F>(self.grain).filter(differs) {
                 let Group { table, level, index, count, .. } = group;
-                group.note::<F>(&mut gather);
+                group.note(self.grain, &mut gather);
                 lines.add(table, level, index, count);
                 for index in group.entries() {
                     self.update(&table, index, |leaf| self.remade(leaf, level, prot, F::is_grouped(leaf)))?;
@@ -53,7 +53,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     fn protect_blocked(&self, group: &Group<'_, H>, prot: Prot, unit: &mut dyn Flush) -> Result<(), HwError> {
         let old = self.take_group(group);
         let mut gather = Gather::new();
-        group.note::<F>(&mut gather);
+        group.note(self.grain, &mut gather);
         let flushed = self.confirm(unit, &gather);
         self.put_group(group, if flushed.is_ok() { self.remade(old, group.level, prot, true) } else { old });
         flushed
@@ -61,12 +61,12 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 }
 
 /// Checks that all of a row is mapped, and that no leaf or contiguous group reaches out of `range`.
-fn check_whole<H: Hal, F: Format>(row: Row<'_, H>, range: IovaRange) -> Result<(), HwError> {
-    for found in row.found::<F>() {
+fn check_whole<H: Hal, F: Format>(grain: F::Grain, row: Row<'_, H>, range: IovaRange) -> Result<(), HwError> {
+    for found in row.found::<F>(grain) {
         match found {
             Err(iova) => return Err(HwError::NotMapped { iova: iova.max(range.start()) }),
-            Ok(group) if !group.is_in::<F>(range) => {
-                return Err(HwError::SplitsLeaf { iova: group.iova, size: group.size::<F>() });
+            Ok(group) if !group.is_in(grain, range) => {
+                return Err(HwError::SplitsLeaf { iova: group.iova, size: group.size(grain) });
             }
             Ok(_) => {}
         }

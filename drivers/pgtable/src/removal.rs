@@ -1,6 +1,6 @@
 //! Taking leaves and tables out, once it is known that they go.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::removed::{Extents, Removed};
 use crate::table::PageTable;
 use crate::walk::Place;
@@ -61,8 +61,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// not present. Until the flush both are allowed, in any order, so that the stores need neither barrier nor
     /// cleaning. Tables below come first: link and ticket overwrite what leads to two of them.
     fn retire_tree(&self, (table, level): Place<'_, H>, iova: Iova, removal: &mut Removal<'_>) {
-        let size = format::size::<F>(level);
-        let range = IovaRange::from_len(iova, size << F::INDEX_BITS);
+        let size = self.grain.size(level);
+        let range = IovaRange::from_len(iova, size << self.grain.index_bits());
         if removal.foreseen == Some(level) {
             range.into_iter().for_each(|range| removal.gather.add_leaves(range, level));
         } else {
@@ -92,7 +92,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         removal: &mut Removal<'_>,
     ) -> usize {
         let count = if removal.foreseen == Some(level) {
-            let range = IovaRange::from_len(iova, (entries.len() as u64) << format::shift::<F>(level));
+            let range = IovaRange::from_len(iova, (entries.len() as u64) << self.grain.shift(level));
             range.into_iter().for_each(|range| removal.gather.add_leaves(range, level));
             entries.len()
         } else {
@@ -119,11 +119,11 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         }
         let phys = F::leaf_address(first, level);
         let count = self.alike(table, level, entries.start, entries.len(), first).max(1);
-        let shift = format::shift::<F>(level);
+        let shift = self.grain.shift(level);
         let len = (count as u64) << shift;
         if self.tracked {
             // Hardware may note a write to a group in any entry of it.
-            let group = 1 << (format::leaf_bits::<F>(first, level) - shift);
+            let group = 1 << (format::leaf_bits::<F>(self.grain, first, level) - shift);
             for at in (0..count).step_by(group) {
                 // In one step: hardware notes a write before, or finds nothing to write through.
                 let take = |index| F::is_dirty(table.swap(index, 0));

@@ -93,7 +93,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// Puts leaves in where a group was taken out, from the memory that `first` maps on.
     pub(crate) fn put_group(&self, group: &Group<'_, H>, first: u64) {
         barrier::before_device_store();
-        group.table.store_run(group.index, group.count, first, step::<F>(group.level));
+        group.table.store_run(group.index, group.count, first, step::<F>(self.grain, group.level));
         group.table.clean(group.index, group.count);
     }
 }

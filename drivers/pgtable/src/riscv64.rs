@@ -20,7 +20,7 @@
 //!
 //! An entry with W and without R is reserved, so that write-only is not expressible.
 
-use crate::format::{Attributes, Format, sealed::Sealed};
+use crate::format::{Attributes, Format, Pages4K, sealed::Sealed};
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::Prot;
@@ -49,17 +49,20 @@ impl Sealed for Riscv64 {}
 
 impl Format for Riscv64 {
     type Options = ();
+    type Grain = Pages4K<3>;
 
-    const PAGE_BITS: u32 = 12;
-    const INDEX_BITS: u32 = 9;
     const LEVELS: RangeInclusive<u8> = 3..=4;
-    const TOP_LEAF_LEVEL: u8 = 3;
     const OUTPUT_BITS: u8 = 56;
     const PRESENT: u64 = V;
     const LINK_MASK: u64 = V | R | W | X;
     const LINK: u64 = V;
     const VISIBLE: u64 = 1 << 8;
     const DIRTY: u64 = D;
+
+    #[inline]
+    fn grain(_: Self::Options) -> Self::Grain {
+        Pages4K
+    }
 
     #[inline]
     fn input_bits(levels: u8, _: Self::Options) -> u8 {

@@ -1,6 +1,6 @@
 //! Going through the entries of a range table by table, not address by address.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::table::PageTable;
 use core::ops::Range;
 use iommu_core::addr::{Iova, IovaRange};
@@ -33,23 +33,23 @@ pub(crate) struct Group<'t, H: Hal> {
 
 impl<H: Hal> Group<'_, H> {
     /// Bytes that it maps.
-    pub(crate) fn size<F: Format>(&self) -> u64 {
-        (self.count as u64) << format::shift::<F>(self.level)
+    pub(crate) fn size<G: Grain>(&self, grain: G) -> u64 {
+        (self.count as u64) << grain.shift(self.level)
     }
 
     /// Its last address.
-    pub(crate) fn last<F: Format>(&self) -> Iova {
-        self.iova.wrapping_add(self.size::<F>() - 1)
+    pub(crate) fn last<G: Grain>(&self, grain: G) -> Iova {
+        self.iova.wrapping_add(self.size(grain) - 1)
     }
 
     /// Whether all of it lies in `range`.
-    pub(crate) fn is_in<F: Format>(&self, range: IovaRange) -> bool {
-        range.start() <= self.iova && self.last::<F>() <= range.last()
+    pub(crate) fn is_in<G: Grain>(&self, grain: G, range: IovaRange) -> bool {
+        range.start() <= self.iova && self.last(grain) <= range.last()
     }
 
     /// Notes that it changed.
-    pub(crate) fn note<F: Format>(&self, gather: &mut Gather) {
-        if let Some(range) = IovaRange::new(self.iova, self.last::<F>()) {
+    pub(crate) fn note<G: Grain>(&self, grain: G, gather: &mut Gather) {
+        if let Some(range) = IovaRange::new(self.iova, self.last(grain)) {
             gather.add_leaves(range, self.level);
         }
     }
@@ -62,26 +62,27 @@ impl<H: Hal> Group<'_, H> {
 
 /// What stands in a row, in rising order: each leaf, or contiguous group, that has an entry in it, and each entry that
 /// is none, by the first address that it translates.
-pub(crate) struct Found<'t, H: Hal, F> {
+pub(crate) struct Found<'t, H: Hal, F: Format> {
     row: Row<'t, H>,
-    format: core::marker::PhantomData<F>,
+    grain: F::Grain,
 }
 
 impl<'t, H: Hal, F: Format> Iterator for Found<'t, H, F> {
     type Item = Result<Group<'t, H>, Iova>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let grain = self.grain;
         let Row { table, level, ref mut entries, ref mut iova } = self.row;
         let index = entries.next()?;
         let at = *iova;
-        let size = format::size::<F>(level);
+        let size = grain.size(level);
         *iova = at.wrapping_add(size);
         let entry = table.load(index);
         // A neighbour may have put in a table since the row was made: it holds nothing that concerns this range.
         if !format::is_leaf::<F>(entry, level) {
             return Some(Err(at));
         }
-        let count = 1 << (format::leaf_bits::<F>(entry, level) - format::shift::<F>(level));
+        let count = 1 << (format::leaf_bits::<F>(grain, entry, level) - grain.shift(level));
         let before = index & (count - 1);
         if count != 1 {
             let after = (index - before + count).min(entries.end);
@@ -97,13 +98,13 @@ impl<'t, H: Hal, F: Format> Iterator for Found<'t, H, F> {
 
 impl<'t, H: Hal> Row<'t, H> {
     /// What stands in it.
-    pub(crate) fn found<F: Format>(self) -> Found<'t, H, F> {
-        Found { row: self, format: core::marker::PhantomData }
+    pub(crate) fn found<F: Format>(self, grain: F::Grain) -> Found<'t, H, F> {
+        Found { row: self, grain }
     }
 
     /// The leaves and contiguous groups that have an entry in it.
-    pub(crate) fn groups<F: Format>(self) -> impl Iterator<Item = Group<'t, H>> {
-        self.found::<F>().filter_map(Result::ok)
+    pub(crate) fn groups<F: Format>(self, grain: F::Grain) -> impl Iterator<Item = Group<'t, H>> {
+        self.found::<F>(grain).filter_map(Result::ok)
     }
 }
 
@@ -127,8 +128,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         range: IovaRange,
         visit: &mut V,
     ) -> Result<(), HwError> {
-        let at = |index: usize| base.wrapping_add(index as u64 * format::size::<F>(level));
-        let all = window::<F>(table.entries(), level, base, range);
+        let at = |index: usize| base.wrapping_add(index as u64 * self.grain.size(level));
+        let all = window(self.grain, table.entries(), level, base, range);
         let mut first = all.start;
         // Entries of the lowest level never lead to tables.
         let above = if level == 0 { 0..0 } else { all.clone() };
@@ -151,8 +152,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
 
 /// Of the `entries` entries of a table of `level`, which translates what follows `base`, those that translate an address
 /// of `range`. There are some.
-pub(crate) fn window<F: Format>(entries: usize, level: u8, base: Iova, range: IovaRange) -> Range<usize> {
-    let shift = format::shift::<F>(level);
+pub(crate) fn window<G: Grain>(grain: G, entries: usize, level: u8, base: Iova, range: IovaRange) -> Range<usize> {
+    let shift = grain.shift(level);
     let first = range.start().get().saturating_sub(base.get()) >> shift;
     let last = range.last().get().saturating_sub(base.get()) >> shift;
     first as usize..(last as usize).min(entries - 1) + 1

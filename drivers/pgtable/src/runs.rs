@@ -1,6 +1,6 @@
 //! The extents of one map call as pieces: leaves of one size, side by side in one table, of contiguous memory.
 
-use crate::format::{self, Format};
+use crate::format::Grain;
 use crate::sizes;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::hw::PageSizes;
@@ -32,8 +32,8 @@ pub(crate) struct Piece {
 
 impl Piece {
     /// Bytes that it maps.
-    pub(crate) fn len<F: Format>(&self) -> u64 {
-        (self.count as u64) << format::shift::<F>(self.level)
+    pub(crate) fn len<G: Grain>(&self, grain: G) -> u64 {
+        (self.count as u64) << grain.shift(self.level)
     }
 }
 
@@ -49,13 +49,13 @@ impl<'e> Runs<'e> {
     /// Takes the next piece, with the largest leaves that the position, the run's length and the sizes allow; `None` at
     /// the end. Ends where a larger size becomes possible.
     #[inline]
-    pub(crate) fn next<F: Format>(&mut self) -> Option<Piece> {
+    pub(crate) fn next<G: Grain>(&mut self, grain: G) -> Option<Piece> {
         if self.left == 0 {
             return None;
         }
         let bits = sizes::largest(self.sizes, self.iova | self.phys, self.left);
-        let (level, group) = sizes::split::<F>(bits);
-        let table = format::shift::<F>(level) + F::INDEX_BITS;
+        let (level, group) = sizes::split(grain, bits);
+        let table = grain.shift(level) + grain.index_bits();
         let to_border = |bits: u32| (1 << bits) - (self.iova & ((1 << bits) - 1));
         // The root of concatenated tables is wider than others: there the end of the input range is the end.
         let mut bytes = self.left.min(to_border(table));
@@ -72,7 +72,7 @@ impl<'e> Runs<'e> {
             phys: PhysAddr::new(self.phys),
             level,
             grouped: group != 0,
-            count: (bytes >> format::shift::<F>(level)) as usize,
+            count: (bytes >> grain.shift(level)) as usize,
         };
         self.iova = self.iova.wrapping_add(bytes);
         self.phys = self.phys.wrapping_add(bytes);
@@ -101,13 +101,13 @@ impl<'e> Runs<'e> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::VtdSecondStage;
+    use crate::{Format, VtdSecondStage};
     use std::vec::Vec;
 
     fn pieces(iova: u64, extents: &[(u64, u64)], sizes: u64) -> Vec<(u64, u64, u8, usize)> {
         let extents: Vec<_> = extents.iter().map(|&(at, len)| PhysExtent::new(PhysAddr::new(at), len)).collect();
         let mut runs = Runs::new(Iova::new(iova), &extents, PageSizes::new(sizes));
-        let next = || runs.next::<VtdSecondStage>();
+        let next = || runs.next(VtdSecondStage::grain(Default::default()));
         core::iter::from_fn(next).map(|p| (p.iova.get(), p.phys.get(), p.level, p.count)).collect()
     }
 

@@ -130,7 +130,7 @@ impl<H: Hal, F: Format> SharedTable<H, F> {
     /// [`HwError::Misaligned`] where `at` is no multiple of the smallest page; [`HwError::OutOfRange`]; and as for
     /// [`Claim::cut`].
     pub fn split(&self, at: Iova, unit: &mut dyn Flush) -> Result<Transition, HwError> {
-        check_aligned::<F>(at.get())?;
+        check_aligned(self.table.grain, at.get())?;
         let Geometry { aperture, page_sizes, .. } = self.geometry();
         let Some(here) = IovaRange::new(at, at).filter(|here| aperture.covers(*here)) else {
             return Err(HwError::OutOfRange { iova: at, len: 1 });

@@ -1,6 +1,6 @@
 //! Arithmetic on the sizes of leaves, each by its log2: those of the levels, and those of contiguous groups between them.
 
-use crate::format::{self, Format};
+use crate::format::Grain;
 use iommu_core::hw::PageSizes;
 
 /// log2 of the largest of `sizes` that fits `len` bytes and the alignment of `at`. The smallest size always fits.
@@ -21,15 +21,15 @@ pub(crate) fn next_larger(sizes: PageSizes, bits: u32) -> Option<u32> {
 
 /// The level whose leaves are 2^`bits` bytes large, and log2 of how many of them form a group of that size.
 #[inline]
-pub(crate) fn split<F: Format>(bits: u32) -> (u8, u32) {
-    let above = bits - F::PAGE_BITS;
-    ((above / F::INDEX_BITS) as u8, above % F::INDEX_BITS)
+pub(crate) fn split<G: Grain>(grain: G, bits: u32) -> (u8, u32) {
+    let above = bits - grain.page_bits();
+    ((above / grain.index_bits()) as u8, above % grain.index_bits())
 }
 
 /// Every size that leaves of a table with `levels` levels may have in this format.
-pub(crate) fn known<F: Format>(levels: u8) -> u64 {
-    (0..=F::TOP_LEAF_LEVEL.min(levels - 1)).fold(0, |mask, level| {
-        let size = format::size::<F>(level);
-        mask | size | size << F::group_bits(level)
+pub(crate) fn known<G: Grain>(grain: G, levels: u8) -> u64 {
+    (0..=grain.top_leaf_level().min(levels - 1)).fold(0, |mask, level| {
+        let size = grain.size(level);
+        mask | size | size << grain.group_bits(level)
     })
 }

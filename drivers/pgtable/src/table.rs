@@ -3,7 +3,7 @@
 
 use crate::claim::Claim;
 use crate::confirm::Owed;
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::retired::{Chain, Retired};
 use crate::sizes;
 use crate::walk::Spot;
@@ -57,6 +57,7 @@ pub struct PageTable<H: Hal, F: Format> {
     /// The second-smallest size of leaves in bytes; `u64::MAX` where there is none.
     pub(crate) second_size: u64,
     pub(crate) request: FrameRequest,
+    pub(crate) grain: F::Grain,
     pub(crate) options: F::Options,
     pub(crate) tracked: bool,
     /// The walker snoops, and writes nothing that is to be kept: a plain store takes a leaf out.
@@ -83,10 +84,11 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// tracking by walkers that do not snoop. [`HwError::OutOfMemory`].
     pub fn new(hal: H, config: Config<F>) -> Result<Self, HwError> {
         let Config { levels, .. } = config;
+        let grain = F::grain(config.options);
         if !F::LEVELS.contains(&levels) {
             return Err(HwError::Hardware("a number of page-table levels that the format does not have"));
         }
-        if !config.page_sizes.contains(format::page::<F>()) {
+        if !config.page_sizes.contains(grain.page()) {
             return Err(HwError::Hardware("page sizes without the format's smallest"));
         }
         if config.track_dirty && config.memory == WalkerMemory::NonCoherent {
@@ -95,17 +97,17 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let input_bits = config.input_bits.min(F::input_bits(levels, config.options));
         let output_bits = config.output_bits.min(F::OUTPUT_BITS);
         let address_bits = config.address_bits.min(F::OUTPUT_BITS);
-        if u32::from(input_bits.min(output_bits).min(address_bits)) < F::PAGE_BITS {
+        if u32::from(input_bits.min(output_bits).min(address_bits)) < grain.page_bits() {
             return Err(HwError::Hardware("an address width below that of a page"));
         }
         let aperture = IovaRange::from_len(Iova::new(0), 1 << input_bits).unwrap_or(IovaRange::FULL);
-        let page_sizes = PageSizes::new(config.page_sizes.mask() & sizes::known::<F>(levels));
-        if F::ROOT_BY_WIDTH && u32::from(input_bits) <= format::shift::<F>(levels - 1) {
+        let page_sizes = PageSizes::new(config.page_sizes.mask() & sizes::known(grain, levels));
+        if F::ROOT_BY_WIDTH && u32::from(input_bits) <= grain.shift(levels - 1) {
             return Err(HwError::Hardware("more page-table levels than the address width asks for"));
         }
-        let root_bits = u32::from(input_bits).saturating_sub(format::shift::<F>(levels - 1));
+        let root_bits = u32::from(input_bits).saturating_sub(grain.shift(levels - 1));
         let single = FrameRequest::single(address_bits, config.memory);
-        let request = FrameRequest { order: order(8 << F::INDEX_BITS), ..single };
+        let request = FrameRequest { order: order(8 << grain.index_bits()), ..single };
         let root_request = FrameRequest { order: order(8 << root_bits), ..single };
         let root = hal.alloc_frames(root_request).ok_or(HwError::OutOfMemory)?;
         Ok(Self {
@@ -115,8 +117,9 @@ impl<H: Hal, F: Format> PageTable<H, F> {
             root_entries: root_request.len() / 8,
             levels,
             geometry: Geometry { aperture, page_sizes, output_bits },
-            second_size: sizes::next_larger(page_sizes, F::PAGE_BITS).map_or(u64::MAX, |bits| 1 << bits),
+            second_size: sizes::next_larger(page_sizes, grain.page_bits()).map_or(u64::MAX, |bits| 1 << bits),
             request,
+            grain,
             options: config.options,
             tracked: config.track_dirty,
             plain: config.memory == WalkerMemory::Coherent && !config.track_dirty,
@@ -199,8 +202,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         if !format::is_present::<F>(entry) {
             return None;
         }
-        let page_size = 1 << format::leaf_bits::<F>(entry, level);
-        let inside = iova.get() & (format::size::<F>(level) - 1);
+        let page_size = 1 << format::leaf_bits::<F>(self.grain, entry, level);
+        let inside = iova.get() & (self.grain.size(level) - 1);
         let phys = F::leaf_address(entry, level).wrapping_add(inside);
         Some(Translation { phys, prot: F::prot(entry), page_size })
     }

@@ -1,6 +1,6 @@
 //! Unmapping: look first, then take away, and note what hardware may still hold.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::lines::Lines;
 use crate::map::check_aligned;
 use crate::removal::Removal;
@@ -43,7 +43,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         match self.walk(range.start(), 0) {
             spot @ Spot { level: 0, .. } => self.unmap_part(Spot { level: 0, ..spot }, range, gather, removed),
             // All that a table translates: the table goes too, so there is more to do.
-            Spot { level, .. } if range.last().get() - range.start().get() >= format::size::<F>(level + 1) - 1 => false,
+            Spot { level, .. } if range.last().get() - range.start().get() >= self.grain.size(level + 1) - 1 => false,
             _ => self.unmap_large(range, gather, removed),
         }
     }
@@ -63,12 +63,12 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         removed: &mut dyn FnMut(&Removed),
     ) -> bool {
         let iova = range.start();
-        let shift = format::shift::<F>(level);
+        let shift = self.grain.shift(level);
         let len = range.last().get().wrapping_sub(iova.get()).wrapping_add(1);
         let count = (len >> shift) as usize;
         let present = format::is_present::<F>(entry);
-        let whole = (iova.get() | len) & ((1 << format::leaf_bits::<F>(entry, level)) - 1) == 0;
-        let together = (iova.get() ^ range.last().get()) >> (shift + F::INDEX_BITS) == 0;
+        let whole = (iova.get() | len) & ((1 << format::leaf_bits::<F>(self.grain, entry, level)) - 1) == 0;
+        let together = (iova.get() ^ range.last().get()) >> (shift + self.grain.index_bits()) == 0;
         if !present || !whole || !together || count == table.entries() {
             return false;
         }
@@ -85,8 +85,8 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// Everything that can be known without a look at the table.
     pub(crate) fn check_range(&self, range: IovaRange) -> Result<(), HwError> {
         let start = range.start();
-        check_aligned::<F>(start.get())?;
-        check_aligned::<F>(range.last().get().wrapping_add(1).wrapping_sub(start.get()))?;
+        check_aligned(self.grain, start.get())?;
+        check_aligned(self.grain, range.last().get().wrapping_add(1).wrapping_sub(start.get()))?;
         if self.geometry().aperture.covers(range) {
             return Ok(());
         }
@@ -96,14 +96,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// The leaves from `at` on, the first of one, as far as they lie in one table and hold nothing above `end`.
     #[inline]
     fn stretch<'t>(&'t self, at: Iova, end: Iova, last: &Option<Last<'t, H>>) -> Result<Stretch<'t, H>, HwError> {
-        let known = last.as_ref().filter(|last| last.holds::<F>(at, last.level)).map(|last| self.spot(last, at));
+        let known = last.as_ref().filter(|last| last.holds(self.grain, at, last.level)).map(|last| self.spot(last, at));
         let known = known.filter(|spot| !format::is_link::<F>(spot.entry, spot.level));
         let Spot { table, level, index, entry } = known.unwrap_or_else(|| self.walk(at, 0));
         if !format::is_present::<F>(entry) {
             return Err(HwError::NotMapped { iova: at });
         }
-        let bits = format::leaf_bits::<F>(entry, level);
-        let shift = format::shift::<F>(level);
+        let bits = format::leaf_bits::<F>(self.grain, entry, level);
+        let shift = self.grain.shift(level);
         let room = self.room(&table, index, level, at, end);
         let same = self.alike(&table, level, index, room, entry);
         // Whole groups only.
@@ -120,7 +120,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     fn room(&self, table: &Frame<'_, H>, index: usize, level: u8, at: Iova, end: Iova) -> usize {
         // Both lie in the aperture: the sum does not wrap.
         let bytes = end.get().wrapping_sub(at.get()).wrapping_add(1);
-        (table.entries() - index).min((bytes >> format::shift::<F>(level)) as usize)
+        (table.entries() - index).min((bytes >> self.grain.shift(level)) as usize)
     }
 
     /// Unmaps what is mapped in whatever way.
@@ -150,7 +150,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
                 self.take_leaves((&table, level), index..index + room, iova, &mut removal)
             };
             lines.add(table, level, index, count);
-            at = next(iova, (count as u64) << format::shift::<F>(level), range);
+            at = next(iova, (count as u64) << self.grain.shift(level), range);
         }
         lines.finish();
         removal.finish();
@@ -168,10 +168,10 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         while let Some(iova) = at {
             let Stretch { table, level, count, entry } = self.stretch(iova, range.last(), &last)?;
             let (first_level, first_entry) = *first.get_or_insert((level, entry));
-            let steps = iova.get().wrapping_sub(range.start().get()) >> format::shift::<F>(level);
-            let expected = first_entry.wrapping_add(format::step::<F>(level).wrapping_mul(steps));
+            let steps = iova.get().wrapping_sub(range.start().get()) >> self.grain.shift(level);
+            let expected = first_entry.wrapping_add(format::step::<F>(self.grain, level).wrapping_mul(steps));
             uniform &= level == first_level && entry == expected;
-            at = next(iova, (count as u64) << format::shift::<F>(level), range);
+            at = next(iova, (count as u64) << self.grain.shift(level), range);
             last = Some(Last { table, iova, level });
         }
         Ok(first.filter(|_| uniform).map(|(level, entry)| (level, F::leaf_address(entry, level))))
@@ -183,7 +183,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         let mut level = self.top();
         loop {
             let entry = table.follow(self.index(&table, iova, level));
-            let inside = format::size::<F>(level) - 1;
+            let inside = self.grain.size(level) - 1;
             let covered = iova.get() & inside == 0 && iova.get() | inside <= range.last().get();
             if covered || level == 0 || !format::is_link::<F>(entry, level) {
                 return (table, level);

@@ -5,7 +5,7 @@
 //! both: which are present, lead to tables, and allow writes. A table's own bits differ, and of those only that of the
 //! stage is ever set: accessed in bit 5 or bit 8, and dirty in the one next to it.
 
-use crate::format::{Attributes, Format, sealed::Sealed};
+use crate::format::{Attributes, Format, Pages4K, sealed::Sealed};
 use crate::{FirstStageOptions, SecondStageOptions, VtdFirstStage, VtdSecondStage};
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
@@ -37,17 +37,20 @@ impl Sealed for Vtd {}
 
 impl Format for Vtd {
     type Options = VtdOptions;
+    type Grain = Pages4K<2>;
 
-    const PAGE_BITS: u32 = 12;
-    const INDEX_BITS: u32 = 9;
     const LEVELS: RangeInclusive<u8> = 3..=5;
-    const TOP_LEAF_LEVEL: u8 = 2;
     const OUTPUT_BITS: u8 = 52;
     const PRESENT: u64 = VtdSecondStage::PRESENT;
     const LINK_MASK: u64 = VtdSecondStage::LINK_MASK;
     const LINK: u64 = VtdSecondStage::LINK;
     const VISIBLE: u64 = VtdSecondStage::VISIBLE;
     const DIRTY: u64 = VtdFirstStage::DIRTY | VtdSecondStage::DIRTY;
+
+    #[inline]
+    fn grain(_: Self::Options) -> Self::Grain {
+        Pages4K
+    }
 
     #[inline]
     fn input_bits(levels: u8, options: VtdOptions) -> u8 {

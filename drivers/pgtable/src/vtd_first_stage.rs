@@ -18,7 +18,7 @@
 //!
 //! Reads cannot be refused where writes are allowed, so that write-only is not expressible.
 
-use crate::format::{Attributes, Format, sealed::Sealed};
+use crate::format::{Attributes, Format, Pages4K, sealed::Sealed};
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::Prot;
@@ -55,17 +55,20 @@ impl Sealed for VtdFirstStage {}
 
 impl Format for VtdFirstStage {
     type Options = FirstStageOptions;
+    type Grain = Pages4K<2>;
 
-    const PAGE_BITS: u32 = 12;
-    const INDEX_BITS: u32 = 9;
     const LEVELS: RangeInclusive<u8> = 4..=5;
-    const TOP_LEAF_LEVEL: u8 = 2;
     const OUTPUT_BITS: u8 = 52;
     const PRESENT: u64 = P;
     const LINK_MASK: u64 = P | PS;
     const LINK: u64 = P;
     const VISIBLE: u64 = 1 << 52;
     const DIRTY: u64 = D;
+
+    #[inline]
+    fn grain(_: Self::Options) -> Self::Grain {
+        Pages4K
+    }
 
     #[inline]
     fn input_bits(levels: u8, _: Self::Options) -> u8 {

@@ -14,7 +14,7 @@
 //! Everything else is 0: memory type and IPAT belong to extended memory types, X to execution requests. An entry is
 //! present where R or W is set. Hardware updates A and D where the PASID entry says so (SSADE), with walks that snoop.
 
-use crate::format::{Attributes, Format, sealed::Sealed, size};
+use crate::format::{Attributes, Format, Grain, Pages4K, sealed::Sealed};
 use core::ops::RangeInclusive;
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::Prot;
@@ -44,17 +44,20 @@ impl Sealed for VtdSecondStage {}
 
 impl Format for VtdSecondStage {
     type Options = SecondStageOptions;
+    type Grain = Pages4K<2>;
 
-    const PAGE_BITS: u32 = 12;
-    const INDEX_BITS: u32 = 9;
     const LEVELS: RangeInclusive<u8> = 3..=5;
-    const TOP_LEAF_LEVEL: u8 = 2;
     const OUTPUT_BITS: u8 = 52;
     const PRESENT: u64 = R | W;
     const LINK_MASK: u64 = R | W | PS;
     const LINK: u64 = R | W;
     const VISIBLE: u64 = 1 << 52;
     const DIRTY: u64 = D;
+
+    #[inline]
+    fn grain(_: Self::Options) -> Self::Grain {
+        Pages4K
+    }
 
     #[inline]
     fn input_bits(levels: u8, _: Self::Options) -> u8 {
@@ -85,7 +88,7 @@ impl Format for VtdSecondStage {
 
     #[inline]
     fn leaf_address(entry: u64, level: u8) -> PhysAddr {
-        PhysAddr::new(entry & ADDRESS & !(size::<Self>(level) - 1))
+        PhysAddr::new(entry & ADDRESS & !(Pages4K::<2>.size(level) - 1))
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! From the root down to the entry that translates an address.
 
-use crate::format::{self, Format};
+use crate::format::{self, Format, Grain};
 use crate::table::PageTable;
 use iommu_core::addr::{Iova, PhysAddr};
 use iommu_hal::Hal;
@@ -31,8 +31,8 @@ pub(crate) struct Last<'t, H: Hal> {
 impl<H: Hal> Last<'_, H> {
     /// Whether this is the table of `level` that translates `iova`.
     #[inline]
-    pub(crate) fn holds<F: Format>(&self, iova: Iova, level: u8) -> bool {
-        let above = format::shift::<F>(level) + F::INDEX_BITS;
+    pub(crate) fn holds<G: Grain>(&self, grain: G, iova: Iova, level: u8) -> bool {
+        let above = grain.shift(level) + grain.index_bits();
         level == self.level && (iova.get() ^ self.iova.get()) >> above == 0
     }
 }
@@ -47,7 +47,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     /// Index of the entry of `table`, which is of `level`, that translates `iova`, inside of the aperture.
     #[inline]
     pub(crate) fn index(&self, table: &Frame<'_, H>, iova: Iova, level: u8) -> usize {
-        (iova.get() >> format::shift::<F>(level)) as usize & (table.entries() - 1)
+        (iova.get() >> self.grain.shift(level)) as usize & (table.entries() - 1)
     }
 
     /// The view of the root.
@@ -63,7 +63,7 @@ impl<H: Hal, F: Format> PageTable<H, F> {
         // SAFETY: `phys` was read out of an entry that leads to a table or out of a chain. These were written by this
         // table only, with frames that it allocated with this request. They are freed once nothing leads to them and
         // whoever had the claim on all that they translate is done. Nothing else makes a reference to them.
-        unsafe { Frame::with_entries(&self.hal, phys, 1 << F::INDEX_BITS, self.request.memory) }
+        unsafe { Frame::with_entries(&self.hal, phys, 1 << self.grain.index_bits(), self.request.memory) }
     }
 
     /// Goes down to the table that translates `iova` and is of `level`, or ends above it, where an entry leads to no

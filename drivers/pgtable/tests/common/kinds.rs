@@ -4,8 +4,9 @@ use super::raw::{Layout, Raw};
 use iommu_core::hw::PageSizes;
 use iommu_hal::{Hal, WalkerMemory};
 use iommu_pgtable::{
-    Armv8Stage1, Armv8Stage2, Config, FirstStageOptions, Format, Granule4K, Granule16K, Granule64K, PageTable, Riscv64,
-    SecondStageOptions, Shareability, Stage1Options, Stage2Options, Vtd, VtdFirstStage, VtdOptions, VtdSecondStage,
+    Armv8, Armv8Options, Armv8Stage, Armv8Stage1, Armv8Stage2, Config, FirstStageOptions, Format, Granule4K,
+    Granule16K, Granule64K, GranuleSize, PageTable, Riscv64, SecondStageOptions, Shareability, Stage1Options,
+    Stage2Options, Vtd, VtdFirstStage, VtdOptions, VtdSecondStage,
 };
 
 const KB: u64 = 1 << 10;
@@ -405,6 +406,80 @@ impl Kind for ArmSecond64K2 {
     const OUTPUT_BITS: u8 = 48;
 }
 
+/// Any table of Armv8, here as [`ArmFirst4Tracked`].
+pub struct AnyFirst4Tracked;
+/// As [`ArmFirst16K4`].
+pub struct AnyFirst16K4;
+/// As [`ArmFirst64K3`].
+pub struct AnyFirst64K3;
+/// As [`ArmSecond3By2`].
+pub struct AnySecond3By2;
+/// As [`ArmSecond16K3`], but with contiguous groups, and hardware notes what is written through.
+pub struct AnySecond16K3Tracked;
+/// As [`ArmSecond64K2`].
+pub struct AnySecond64K2;
+
+impl Kind for AnyFirst4Tracked {
+    type F = Armv8;
+    const RAW: Raw = ArmFirst4Tracked::RAW;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        Armv8Options { granule: GranuleSize::Kib4, stage: Armv8Stage::First(ArmFirst4Tracked::options()) }
+    }
+}
+
+impl Kind for AnyFirst16K4 {
+    type F = Armv8;
+    const RAW: Raw = ArmFirst16K4::RAW;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        Armv8Options { granule: GranuleSize::Kib16, stage: Armv8Stage::First(Stage1Options::default()) }
+    }
+}
+
+impl Kind for AnyFirst64K3 {
+    type F = Armv8;
+    const RAW: Raw = ArmFirst64K3::RAW;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        let stage = Stage1Options { resizes_live: true, ..Stage1Options::default() };
+        Armv8Options { granule: GranuleSize::Kib64, stage: Armv8Stage::First(stage) }
+    }
+}
+
+impl Kind for AnySecond3By2 {
+    type F = Armv8;
+    const RAW: Raw = ArmSecond3By2::RAW;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        Armv8Options { granule: GranuleSize::Kib4, stage: Armv8Stage::Second(Stage2Options::default()) }
+    }
+}
+
+impl Kind for AnySecond16K3Tracked {
+    type F = Armv8;
+    const RAW: Raw = Raw { sizes: SIZES_16K | GROUPS_16K, ..tracked(ArmSecond16K3::RAW) };
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        Armv8Options { granule: GranuleSize::Kib16, stage: Armv8Stage::Second(ArmSecond16K3::options()) }
+    }
+}
+
+impl Kind for AnySecond64K2 {
+    type F = Armv8;
+    const RAW: Raw = ArmSecond64K2::RAW;
+    const OUTPUT_BITS: u8 = 48;
+
+    fn options() -> Armv8Options {
+        Armv8Options { granule: GranuleSize::Kib64, stage: Armv8Stage::Second(Stage2Options::default()) }
+    }
+}
+
 /// RISC-V, three levels: Sv39.
 pub struct Sv39;
 /// Four: Sv48.
@@ -454,6 +529,12 @@ macro_rules! for_each_kind {
             armv8_stage_2_16k_3_levels_48_bits ArmSecond16K3,
             armv8_stage_2_64k_3_levels ArmSecond64K3,
             armv8_stage_2_64k_2_levels_44_bits ArmSecond64K2,
+            armv8_any_as_stage_1_4k_4_levels_tracked AnyFirst4Tracked,
+            armv8_any_as_stage_1_16k_4_levels AnyFirst16K4,
+            armv8_any_as_stage_1_64k_3_levels AnyFirst64K3,
+            armv8_any_as_stage_2_4k_3_levels_40_bits AnySecond3By2,
+            armv8_any_as_stage_2_16k_3_levels_48_bits_tracked AnySecond16K3Tracked,
+            armv8_any_as_stage_2_64k_2_levels_44_bits AnySecond64K2,
             riscv64_sv39 Sv39,
             riscv64_sv48 Sv48,
         );
