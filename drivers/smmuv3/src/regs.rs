@@ -52,7 +52,8 @@ impl<R: Registers> Regs<R> {
         if idr[..2].contains(&u32::MAX) || self.io.read32(CR0ACK_REG) == u32::MAX {
             return Err(HwError::Hardware("the registers read all ones: no unit answers"));
         }
-        Ok(Capabilities::new(idr, self.io.read32(AIDR_REG)))
+        let caps = Capabilities::new(idr, self.io.read32(AIDR_REG));
+        Ok(caps.with_implementation(self.io.read32(IIDR_REG)))
     }
 
     /// Where a register of page 1 is.

@@ -86,8 +86,7 @@ impl Case {
         let output = self.config.output_bits();
         match self.stage {
             Stage::First => 1 << 48,
-            Stage::Second if output >= 44 => 1 << output.min(48),
-            Stage::Second => 1 << 39,
+            Stage::Second => 1 << output.min(48),
         }
     }
 

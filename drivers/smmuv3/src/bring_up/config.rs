@@ -1,5 +1,6 @@
 //! What an embedder tells a unit.
 
+use crate::capabilities::Granule;
 use crate::fault::Interrupts;
 use crate::queue::Completion;
 use core::time::Duration;
@@ -22,6 +23,8 @@ pub struct Config {
     pub stream_bits: u8,
     /// Width in bits of the PASIDs to serve. The unit's own width is used where that is less.
     pub pasid_bits: u8,
+    /// Granule of all page tables; `None` for the smallest that the unit has.
+    pub granule: Option<Granule>,
     /// How the driver learns that commands are done.
     pub completion: Completion,
     /// Events that the event queue has room for, as a power of two. The unit's own limit, and 1024 events, are the most.
@@ -35,7 +38,7 @@ pub struct Config {
 
 impl Default for Config {
     /// 48 bits of address, one second, coherency and updates of page tables as the unit says, 16 bits of stream id: one PCI
-    /// segment; 20 bits of PASID; completions are polled for, and so are up to 1024 events.
+    /// segment; 20 bits of PASID; the smallest granule; completions are polled for, and so are up to 1024 events.
     fn default() -> Self {
         Self {
             host_bits: 48,
@@ -44,6 +47,7 @@ impl Default for Config {
             httu: None,
             stream_bits: 16,
             pasid_bits: 20,
+            granule: None,
             completion: Completion::Poll,
             event_queue_log2: 10,
             interrupts: Interrupts::Polled,

@@ -18,7 +18,7 @@ mod shutdown;
 
 pub use config::Config;
 
-use crate::domain::Identity;
+use crate::domain::{Identity, Trees};
 use crate::errors::ErrorLog;
 use crate::fault::{Faults, Interrupts};
 use crate::invalidate::Change;
@@ -61,7 +61,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
         let regs = Regs::new(regs, config.timeout, config.one_page);
         let caps = regs.capabilities()?;
         let caps = config.coherent.map_or(caps, |coherent| caps.with_coherency(coherent));
-        let caps = config.httu.map_or(caps, |httu| caps.with_table_updates(httu));
+        let caps = config.httu.map_or(caps, |httu| caps.with_table_updates(httu)).with_granule(config.granule);
         caps.require_own_structures()?;
         config.interrupts.check(&caps)?;
 
@@ -77,6 +77,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Unit<H, R> {
             hal,
             caps,
             host_bits,
+            trees: Trees::new(),
             regs,
             queue: ManuallyDrop::new(queue),
             tables: Mutex::new(ManuallyDrop::new(tables)),

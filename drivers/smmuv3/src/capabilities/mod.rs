@@ -1,66 +1,42 @@
-//! What a unit can do, read once from IDR0 to IDR5 and asked for by name.
+//! What a unit can do, read once from IDR0 to IDR5, AIDR and IIDR and asked for by name.
+//!
+//! * here: single capabilities.
+//! * `stages`: granules, levels, widths and page sizes of either stage, and what domains may ask for.
+//! * `check`: what the driver cannot do without.
+//! * [`errata`]: what units of some makers report and must not be used.
+//! * [`names`]: names for what is lacking.
+
+mod check;
+mod display;
+pub mod errata;
+pub mod names;
+mod stages;
+#[cfg(test)]
+mod tests;
+
+pub use iommu_pgtable::GranuleSize as Granule;
+pub use stages::StageShape;
 
 use crate::spec::registers::{IDR_COUNT, IDR0, IDR1, IDR3, IDR5};
 use crate::spec::ste::WalkAttributes;
-use core::fmt;
-use iommu_core::hw::{Capability, HwError, PageSizes, Pasid, UnitCapabilities};
+use errata::Erratum;
+use iommu_core::hw::{Capability, HwError, Pasid, UnitCapabilities};
 use iommu_hal::WalkerMemory;
 use tock_registers::LocalRegisterCopy;
 
-/// Names for what a unit may lack.
-pub mod names {
-    use iommu_core::hw::Capability;
-
-    macro_rules! names {
-        ($($name:ident = $text:literal, $field:literal;)*) => { $(
-            #[doc = concat!($text, ", reported by `", $field, "`.")]
-            pub const $name: Capability = Capability { name: $text, field: $field };
-        )* };
-    }
-
-    names! {
-        STAGE_1 = "stage-1 translation", "SMMU_IDR0.S1P";
-        STAGE_2 = "stage-2 translation", "SMMU_IDR0.S2P";
-        AARCH64_TABLES = "AArch64 page tables", "SMMU_IDR0.TTF";
-        LITTLE_ENDIAN_TABLES = "little-endian page tables", "SMMU_IDR0.TTENDIAN";
-        TERMINATED_FAULTS = "faults that terminate the access", "SMMU_IDR0.STALL_MODEL";
-        COMMAND_QUEUE = "a command queue of two entries", "SMMU_IDR1.CMDQS";
-        ANY_QUEUE_ADDRESS = "queues at any address", "SMMU_IDR1.QUEUES_PRESET";
-        ANY_TABLE_ADDRESS = "a stream table at any address", "SMMU_IDR1.TABLES_PRESET";
-        ATS = "address translation services", "SMMU_IDR0.ATS";
-        SUBSTREAMS = "substreams", "SMMU_IDR1.SSIDSIZE";
-        PASID_WIDTH = "PASIDs of so many bits", "SMMU_IDR1.SSIDSIZE";
-        GRANULE_4K = "the 4 KiB granule", "SMMU_IDR5.GRAN4K";
-    }
-}
-
-/// IDR5.OAS of 48 bits, the widest addresses that entries with the 4 KiB granule hold.
-const MOST_OUTPUT_SIZE: u8 = 5;
-/// Input bits of stage 1: 4 levels. Every unit has at least these (section 3.4).
-const STAGE_1_BITS: u8 = 48;
-/// Output bits from which on stage 2 may start with 4 levels of the 4 KiB granule. With fewer its root would have to be
-/// concatenated to reach beyond 3 levels.
-const FOUR_LEVEL_BITS: u8 = 44;
-
-/// IDR0 to IDR5 and AIDR, decoded.
+/// IDR0 to IDR5, AIDR and IIDR, decoded.
 #[derive(Clone, Copy)]
 pub struct Capabilities {
     idr: [u32; IDR_COUNT],
     aidr: u32,
+    iidr: u32,
     idr0: LocalRegisterCopy<u32, IDR0::Register>,
     idr1: LocalRegisterCopy<u32, IDR1::Register>,
     idr3: LocalRegisterCopy<u32, IDR3::Register>,
     idr5: LocalRegisterCopy<u32, IDR5::Register>,
     coherent: bool,
-}
-
-/// A stage as a unit wants it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StageShape {
-    /// Levels of the tables.
-    pub levels: u8,
-    /// Usable input bits.
-    pub input_bits: u8,
+    /// The granule that was chosen.
+    granule: Option<Granule>,
 }
 
 impl Capabilities {
@@ -70,13 +46,25 @@ impl Capabilities {
         Self {
             idr,
             aidr,
+            iidr: 0,
             idr0: LocalRegisterCopy::new(idr0),
             idr1: LocalRegisterCopy::new(idr1),
             idr3: LocalRegisterCopy::new(idr3),
             idr5: LocalRegisterCopy::new(idr5),
             // IDR0.COHACC.
             coherent: idr0 >> 4 & 1 == 1,
+            granule: None,
         }
+    }
+
+    /// The same, of a unit with this value of IIDR.
+    pub const fn with_implementation(self, iidr: u32) -> Self {
+        Self { iidr, ..self }
+    }
+
+    /// The same, where tables have this granule; with `None` the smallest that there is.
+    pub const fn with_granule(self, granule: Option<Granule>) -> Self {
+        Self { granule, ..self }
     }
 
     /// The same, with what firmware says of coherency in place of IDR0.COHACC.
@@ -95,6 +83,11 @@ impl Capabilities {
         self.idr
     }
 
+    /// Raw value of IIDR.
+    pub fn iidr(&self) -> u32 {
+        self.iidr
+    }
+
     /// Architecture version, major and minor: (3, 1) is SMMUv3.1. AIDR.
     pub fn version(&self) -> (u8, u8) {
         (3 + (self.aidr >> 4 & 0xf) as u8, (self.aidr & 0xf) as u8)
@@ -105,9 +98,14 @@ impl Capabilities {
         (self.idr1.read(IDR1::SIDSIZE) as u8).min(32)
     }
 
-    /// Width of substream ids in bits. IDR1.SSIDSIZE.
+    /// Width of substream ids in bits. IDR1.SSIDSIZE; values above 20 are reserved.
     pub fn substream_bits(&self) -> u8 {
-        self.idr1.read(IDR1::SSIDSIZE) as u8
+        (self.idr1.read(IDR1::SSIDSIZE) as u8).min(Pasid::BITS as u8)
+    }
+
+    /// Two-level tables of context descriptors. IDR0.CD2L.
+    pub fn two_level_contexts(&self) -> bool {
+        self.idr0.is_set(IDR0::CD2L)
     }
 
     /// Width of ASIDs in bits. IDR0.ASID16.
@@ -155,6 +153,16 @@ impl Capabilities {
         self.idr0.is_set(IDR0::MSI)
     }
 
+    /// CMD_SYNC can complete by an event to the CPUs. IDR0.SEV, but for units with an [erratum](errata).
+    pub fn events(&self) -> bool {
+        self.idr0.is_set(IDR0::SEV) && !errata::has(self.iidr, Erratum::NoEvents)
+    }
+
+    /// Entries of page tables may change their size while hardware uses them. IDR3.BBML is 2.
+    pub fn resizes_live(&self) -> bool {
+        self.idr3.read(IDR3::BBML) == 2
+    }
+
     /// Whether the unit's own accesses are coherent. IDR0.COHACC, or what firmware says.
     pub fn is_coherent(&self) -> bool {
         self.coherent
@@ -165,24 +173,9 @@ impl Capabilities {
         self.idr1.is_set(IDR1::ATTR_TYPES_OVR)
     }
 
-    /// Entries of stage 1 must say that faults do not stall: the unit could do both. IDR0.STALL_MODEL.
-    pub fn must_disable_stalls(&self) -> bool {
-        self.idr0.matches_all(IDR0::STALL_MODEL::StallOrTerminate)
-    }
-
-    /// Faults can stall. IDR0.STALL_MODEL.
-    pub fn can_stall(&self) -> bool {
-        matches!(self.idr0.read(IDR0::STALL_MODEL), 0 | 2)
-    }
-
-    /// Two-level tables of context descriptors. IDR0.CD2L.
-    pub fn two_level_contexts(&self) -> bool {
-        self.idr0.is_set(IDR0::CD2L)
-    }
-
     /// Width in bits of the PASIDs that streams of stage 1 can have: SMMU_IDR1.SSIDSIZE, which is at most 20.
     pub fn pasid_bits(&self) -> u8 {
-        if self.first_stage().is_ok() { self.substream_bits().min(Pasid::BITS as u8) } else { 0 }
+        if self.first_stage().is_ok() { self.substream_bits() } else { 0 }
     }
 
     /// How the unit reads tables, structures and queues. IDR0.COHACC, or what firmware says.
@@ -195,76 +188,15 @@ impl Capabilities {
         if self.coherent { WalkAttributes::COHERENT } else { WalkAttributes::NON_COHERENT }
     }
 
-    /// Output addresses as CD.IPS and STE.S2PS say their width: IDR5.OAS, at most 48 bits.
-    pub fn output_size(&self) -> u8 {
-        (self.idr5.read(IDR5::OAS) as u8).min(MOST_OUTPUT_SIZE)
-    }
-
-    /// Width of output addresses in bits, at most 48.
-    pub fn output_bits(&self) -> u8 {
-        [32, 36, 40, 42, 44, 48][usize::from(self.output_size())]
-    }
-
-    /// Leaf sizes of both stages.
-    pub fn page_sizes(&self) -> PageSizes {
-        PageSizes::new(1 << 12 | 1 << 21 | 1 << 30)
-    }
-
-    /// What this driver cannot do without.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Missing`] names the first capability that is not there.
-    pub fn require_own_structures(&self) -> Result<(), HwError> {
-        require(!self.idr1.is_set(IDR1::TABLES_PRESET), names::ANY_TABLE_ADDRESS)?;
-        require(!self.idr1.is_set(IDR1::QUEUES_PRESET), names::ANY_QUEUE_ADDRESS)?;
-        require(self.command_queue_log2() != 0, names::COMMAND_QUEUE)
-    }
-
-    /// The stage 1 to use.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Missing`] names what there is not: SMMU_IDR0.S1P, or what every page table of this driver needs.
-    pub fn first_stage(&self) -> Result<StageShape, HwError> {
-        require(self.idr0.is_set(IDR0::S1P), names::STAGE_1)?;
-        self.require_page_tables()?;
-        Ok(StageShape { levels: 4, input_bits: STAGE_1_BITS })
-    }
-
-    /// The stage 2 to use: input addresses as wide as output addresses, or as 3 levels where 4 are not allowed.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Missing`] names what there is not: SMMU_IDR0.S2P, or what every page table of this driver needs.
-    pub fn second_stage(&self) -> Result<StageShape, HwError> {
-        require(self.idr0.is_set(IDR0::S2P), names::STAGE_2)?;
-        self.require_page_tables()?;
-        // S2T0SZ must not ask for more than the unit's intermediate addresses have, which is OAS where it matters here.
-        let bits = self.output_bits();
-        Ok(match bits >= FOUR_LEVEL_BITS {
-            true => StageShape { levels: 4, input_bits: bits },
-            false => StageShape { levels: 3, input_bits: bits.min(39) },
-        })
-    }
-
-    fn require_page_tables(&self) -> Result<(), HwError> {
-        require(self.idr0.read(IDR0::TTF) & 2 != 0, names::AARCH64_TABLES)?;
-        require(!self.idr0.matches_all(IDR0::TTENDIAN::Big), names::LITTLE_ENDIAN_TABLES)?;
-        // Nobody here would let a stalled access go on.
-        require(self.idr0.read(IDR0::STALL_MODEL) < 2, names::TERMINATED_FAULTS)?;
-        require(self.idr5.is_set(IDR5::GRAN4K), names::GRANULE_4K)
-    }
-
     /// The same in the core's terms.
     pub fn summary(&self) -> UnitCapabilities {
         UnitCapabilities {
-            first_stage: self.first_stage().is_ok(),
-            second_stage: self.second_stage().is_ok(),
+            first_stage: self.first_stage().is_ok() && self.stall(false).is_ok(),
+            second_stage: self.second_stage().is_ok() && self.stall(false).is_ok(),
             identity: true,
             pasid_bits: self.pasid_bits(),
-            dirty_tracking: false,
-            nesting: self.first_stage().is_ok() && self.second_stage().is_ok(),
+            dirty_tracking: self.require_dirty_tracking().is_ok(),
+            nesting: self.nesting(),
             enforce_coherency: false,
             device_tlbs: self.ats(),
             stalls: false,
@@ -275,47 +207,3 @@ impl Capabilities {
 fn require(present: bool, capability: Capability) -> Result<(), HwError> {
     if present { Ok(()) } else { Err(HwError::Missing(capability)) }
 }
-
-/// In words, for a log or a console.
-impl fmt::Display for Capabilities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor) = self.version();
-        write!(f, "SMMUv{major}.{minor}, {}-bit stream ids", self.stream_bits())?;
-        write!(f, ", {}-bit output addresses", self.output_bits())?;
-        if let Ok(stage) = self.first_stage() {
-            write!(f, ", stage 1 of {} levels, {}-bit ASIDs", stage.levels, self.asid_bits())?;
-        }
-        if let Ok(stage) = self.second_stage() {
-            write!(f, ", stage 2 of {} levels, {}-bit VMIDs", stage.levels, self.vmid_bits())?;
-        }
-        if self.substream_bits() != 0 {
-            write!(f, ", {}-bit substream ids", self.substream_bits())?;
-        }
-        let idr0 = |field| self.idr0.is_set(field);
-        let words = [
-            (self.idr5.is_set(IDR5::GRAN4K), "4K granule"),
-            (self.idr5.is_set(IDR5::GRAN16K), "16K granule"),
-            (self.idr5.is_set(IDR5::GRAN64K), "64K granule"),
-            (self.two_level_streams(), "two-level stream tables"),
-            (self.coherent, "coherent accesses"),
-            (self.coherent != idr0(IDR0::COHACC), "coherency as firmware says"),
-            (self.range_invalidation(), "invalidation by range"),
-            (self.must_disable_stalls(), "stalls"),
-            (self.idr0.read(IDR0::STALL_MODEL) == 2, "nothing but stalls"),
-            (self.idr0.read(IDR0::HTTU) != 0, "access flag updates"),
-            (self.idr0.read(IDR0::HTTU) >= 2, "dirty state updates"),
-            (idr0(IDR0::BTM), "broadcast TLB maintenance"),
-            (idr0(IDR0::HYP), "EL2 streams"),
-            (idr0(IDR0::ATS), "ATS"),
-            (idr0(IDR0::PRI), "page requests"),
-            (idr0(IDR0::MSI), "MSIs"),
-            (self.attribute_override(), "attribute override"),
-            (self.idr1.is_set(IDR1::TABLES_PRESET), "preset tables"),
-            (self.idr1.is_set(IDR1::QUEUES_PRESET), "preset queues"),
-        ];
-        words.iter().filter(|(present, _)| *present).try_for_each(|(_, word)| write!(f, ", {word}"))
-    }
-}
-
-#[cfg(test)]
-mod tests;

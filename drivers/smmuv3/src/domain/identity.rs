@@ -3,7 +3,7 @@
 //! A function has an entry that says so. A PASID, which has no such, goes through a stage 1 of the unit's own that maps all of
 //! memory one to one, made when it is first asked for.
 
-use super::{StageTables, State, either, first_stage};
+use super::{State, stage_1, stages};
 use crate::invalidate::Tag;
 use crate::spec::ste::StreamEntry;
 use crate::tables::Destination;
@@ -13,8 +13,9 @@ use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Stage};
 use iommu_hal::Hal;
+use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::Flush;
+use iommu_pgtable::{Armv8, Flush, SharedTable};
 use spin::Mutex;
 
 /// What all streams of a unit that are passed through have in common.
@@ -22,8 +23,11 @@ pub(crate) struct Identity<H: Hal + Clone> {
     /// Of functions.
     function: Destination,
     /// Of PASIDs, with its tables. Never dropped: hardware may walk them for as long as it translates.
-    pasids: Mutex<Option<(Destination, ManuallyDrop<StageTables<H>>)>>,
+    pasids: Mutex<Option<(Destination, ManuallyDrop<OneToOne<H>>)>>,
 }
+
+/// Tables, and the context descriptor that leads to them.
+type OneToOne<H> = (SharedTable<H, Armv8>, Frames<H>);
 
 impl<H: Hal + Clone> Identity<H> {
     /// Without tables.
@@ -64,13 +68,17 @@ impl<H: Hal + Clone> Identity<H> {
 fn one_to_one<H: Hal + Clone, R: Registers>(
     unit: &Inner<H, R>,
     asid: u16,
-) -> Result<(StageTables<H>, Destination), HwError> {
-    let (tables, destination) = first_stage(unit, &DomainConfig::new(Stage::First), asid)?;
-    let geometry = either!(&tables, table => table.geometry());
+) -> Result<(OneToOne<H>, Destination), HwError> {
+    let config = DomainConfig::new(Stage::First);
+    let table = SharedTable::new(stages::table(unit.hal.clone(), &unit.caps, unit.host_bits, &config)?);
+    let geometry = table.geometry();
     let end = geometry.aperture.last().get().min((1 << geometry.output_bits) - 1) + 1;
     let all = PhysExtent::new(PhysAddr::new(0), end);
-    either!(&tables, table => table.map(Iova::new(0), &[all], Prot::READ_WRITE, &mut Unknown))?;
-    Ok((tables, destination))
+    table.map(Iova::new(0), &[all], Prot::READ_WRITE, &mut Unknown)?;
+    let (entry, context) = stage_1(unit, &config, table.root(), asid)?;
+    let state = Shared::try_new(State::new(Tag::Asid(asid))?).map_err(|_| HwError::OutOfMemory)?;
+    let destination = Destination { state, entry, page_table: Some(table.root()) };
+    Ok(((table, context), destination))
 }
 
 /// Hardware that was not told of the tables.

@@ -11,7 +11,7 @@ use tock_registers::register_bitfields;
 pub const IDR0_REG: usize = 0x00;
 /// Number of identification registers.
 pub const IDR_COUNT: usize = 6;
-/// Implementer in bits 11:0, revision in 15:12, variant in 19:16, product in 31:20. 32 bits.
+/// [`IIDR`]. 32 bits, read only.
 pub const IIDR_REG: usize = 0x18;
 /// Architecture version: ArchMajorRev in bits 7:4, ArchMinorRev in bits 3:0. 32 bits.
 pub const AIDR_REG: usize = 0x1c;
@@ -88,6 +88,8 @@ register_bitfields! { u32,
         ASID16 OFFSET(12) NUMBITS(1) [],
         /// Message-signalled interrupts.
         MSI OFFSET(13) NUMBITS(1) [],
+        /// CMD_SYNC can complete by an event to the CPUs.
+        SEV OFFSET(14) NUMBITS(1) [],
         /// Page requests.
         PRI OFFSET(16) NUMBITS(1) [],
         /// VMIDs have 16 bits, not 8.
@@ -135,7 +137,20 @@ register_bitfields! { u32,
         /// Execution can be refused by exception level in stage 2.
         XNX OFFSET(4) NUMBITS(1) [],
         /// Invalidation by range, and level hints.
-        RIL OFFSET(10) NUMBITS(1) []
+        RIL OFFSET(10) NUMBITS(1) [],
+        /// How live entries may change their size: 0 not, 1 with a flag for the while, 2 at once.
+        BBML OFFSET(11) NUMBITS(2) []
+    ],
+    /// Who made it (SMMU_IIDR).
+    pub IIDR [
+        /// JEP106 code.
+        IMPLEMENTER OFFSET(0) NUMBITS(12) [],
+        /// Minor revision: p0, p1.
+        REVISION OFFSET(12) NUMBITS(4) [],
+        /// Major revision: r0, r1.
+        VARIANT OFFSET(16) NUMBITS(4) [],
+        /// Product.
+        PRODUCT OFFSET(20) NUMBITS(12) []
     ],
     /// Addresses (SMMU_IDR5).
     pub IDR5 [

@@ -11,7 +11,7 @@ mod attach;
 mod device_tlb;
 
 use crate::capabilities::{Capabilities, names};
-use crate::domain::{Domain, Identity, Nested};
+use crate::domain::{Domain, Identity, Nested, Trees};
 use crate::errors::{ErrorLog, GlobalErrors};
 use crate::fault::{EventRecord, Faults, Interrupts};
 use crate::invalidate::{Batch, Change, Tag, plan};
@@ -51,6 +51,8 @@ pub(crate) struct Inner<H: Hal + Clone, R: Registers> {
     pub(crate) hal: H,
     pub(crate) caps: Capabilities,
     pub(crate) host_bits: u8,
+    /// The page tables of all domains.
+    pub(crate) trees: Trees<H>,
     pub(crate) regs: Regs<R>,
     // Never dropped: hardware reads them as long as the unit is on, which nobody turns off.
     pub(crate) queue: ManuallyDrop<Queue<H>>,
@@ -133,7 +135,6 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn create_domain(&self, config: &DomainConfig) -> Result<Box<dyn hw::Domain>, HwError> {
-        check_config(config)?;
         self.0.errors.check_working()?;
         let ids = match config.stage {
             Stage::First => &self.0.asids,
@@ -178,7 +179,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Unit for Unit<H, R> {
     }
 
     fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
-        if !self.0.caps.can_stall() {
+        if !self.0.caps.stalls() {
             return Err(HwError::Unsupported("page requests"));
         }
         self.0.errors.check_working()?;
@@ -248,18 +249,5 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// The same, whatever the unit's condition.
     pub(crate) fn run_commands(&self, batch: &[Command]) -> Result<Marker, HwError> {
         self.queue.run(&self.hal, &self.regs, batch).map_err(|error| unconfirmed(error, Wait::Completion))
-    }
-}
-
-/// Refuses what domains of this driver cannot be yet: none is made that falls short of what was asked for.
-fn check_config(config: &DomainConfig) -> Result<(), HwError> {
-    let refused = [
-        (config.nest_parent && config.stage == Stage::First, "a stage 1 beneath a guest's stage 1"),
-        (config.dirty_tracking, "dirty tracking"),
-        (config.enforce_coherency, "enforced coherency"),
-    ];
-    match refused.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(HwError::Unsupported(what)),
-        None => Ok(()),
     }
 }

@@ -11,9 +11,6 @@ use iommu_core::hw::HwError;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
 
-/// Why a domain that was not made for it does not track.
-pub(super) const NOT_MADE_FOR_IT: HwError = HwError::Unsupported("dirty tracking of a domain that was not made for it");
-
 impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Switches SSADE in every entry that leads to the second stage of `state`, those of guests on top among them, and in
     /// those to come.

@@ -3,7 +3,7 @@
 //! Units without pass-through (ECAP.PT) have them translated to the same: by tables of the unit's own that map all of memory
 //! one to one, made when they are first asked for. The interrupt range is left out, as requests to it are none to memory.
 
-use super::stages::{self, StageTables, either, plain_entry};
+use super::stages::{self, plain_entry};
 use super::{INTERRUPTS, State};
 use crate::capabilities::Capabilities;
 use crate::spec::pasid::{PasidEntry, TranslationType};
@@ -12,14 +12,14 @@ use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Stage};
 use iommu_hal::Hal;
-use iommu_pgtable::{Flush, Met};
+use iommu_pgtable::{Flush, Met, SharedTable, Vtd};
 use spin::Mutex;
 
 /// What all streams of a unit that are passed through have in common.
 pub(crate) struct Identity<H: Hal + Clone> {
     state: Shared<State>,
     /// Tables for units without pass-through. Never dropped: hardware may walk them for as long as it translates.
-    tables: Mutex<Option<ManuallyDrop<StageTables<H>>>>,
+    tables: Mutex<Option<ManuallyDrop<SharedTable<H, Vtd>>>>,
 }
 
 impl<H: Hal + Clone> Identity<H> {
@@ -50,7 +50,7 @@ impl<H: Hal + Clone> Identity<H> {
             Some(made) => made,
             none => none.insert(ManuallyDrop::new(one_to_one(hal, caps, host_bits)?)),
         };
-        tables.entry(caps, id, false)
+        stages::entry(caps, stage_for(caps), tables.root(), id, false)
     }
 }
 
@@ -59,17 +59,22 @@ impl<H: Hal + Clone> Identity<H> {
     pub(crate) fn trace(&self, root: PhysAddr, iova: Iova, met: &mut dyn FnMut(Met)) -> bool {
         let tables = self.tables.lock();
         tables.as_deref().filter(|tables| tables.root() == root).is_some_and(|tables| {
-            either!(tables, table => table.trace(iova, met));
+            tables.trace(iova, met);
             true
         })
     }
 }
 
+/// The stage that does it.
+fn stage_for(caps: &Capabilities) -> Stage {
+    if caps.second_stage().is_ok() { Stage::Second } else { Stage::First }
+}
+
 /// Tables that lead every address that they take to itself, as far as there is memory.
-fn one_to_one<H: Hal + Clone>(hal: &H, caps: &Capabilities, host_bits: u8) -> Result<StageTables<H>, HwError> {
-    let stage = if caps.second_stage().is_ok() { Stage::Second } else { Stage::First };
-    let tables = StageTables::new(hal, caps, host_bits, &DomainConfig::new(stage))?;
-    let geometry = either!(&tables, table => table.geometry());
+fn one_to_one<H: Hal + Clone>(hal: &H, caps: &Capabilities, host_bits: u8) -> Result<SharedTable<H, Vtd>, HwError> {
+    let config = DomainConfig::new(stage_for(caps));
+    let tables = SharedTable::new(stages::table(hal.clone(), caps, host_bits, &config)?);
+    let geometry = tables.geometry();
     let end = geometry.aperture.last().get().min((1 << geometry.output_bits) - 1) + 1;
     let mut start = 0;
     for reserved in INTERRUPTS {
@@ -81,10 +86,10 @@ fn one_to_one<H: Hal + Clone>(hal: &H, caps: &Capabilities, host_bits: u8) -> Re
 }
 
 /// Maps what lies from `start` to before `end` to itself.
-fn map<H: Hal + Clone>(tables: &StageTables<H>, start: u64, end: u64) -> Result<(), HwError> {
+fn map<H: Hal + Clone>(tables: &SharedTable<H, Vtd>, start: u64, end: u64) -> Result<(), HwError> {
     let Some(len) = end.checked_sub(start).filter(|len| *len != 0) else { return Ok(()) };
     let extent = PhysExtent::new(PhysAddr::new(start), len);
-    either!(tables, table => table.map(Iova::new(start), &[extent], Prot::READ_WRITE, &mut Unknown))
+    tables.map(Iova::new(start), &[extent], Prot::READ_WRITE, &mut Unknown)
 }
 
 /// Hardware that was not told of the tables.

@@ -6,12 +6,13 @@ mod identity;
 mod nested;
 mod stages;
 mod state;
-mod trees;
 
 pub(crate) use identity::Identity;
 pub(crate) use nested::Nested;
 pub(crate) use state::State;
-pub(crate) use trees::Trees;
+
+/// The page tables of all domains of a unit.
+pub(crate) type Trees<H> = iommu_driver::trees::Trees<H, Vtd>;
 
 use crate::invalidate::Change;
 use crate::spec::pasid::PasidEntry;
@@ -22,10 +23,10 @@ use iommu_alloc::Shared;
 use iommu_core::addr::{Iova, IovaRange, PhysExtent, total_len};
 use iommu_core::error;
 use iommu_core::hw::{self, DomainConfig, Gather, Geometry, HwError, Prot, Stage, Transition, Translation};
+use iommu_driver::paging::Paging;
 use iommu_hal::Hal;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::Flush;
-use stages::{StageTables, either};
+use iommu_pgtable::{Flush, Vtd};
 
 /// Writes to this range are interrupts and never translated as memory (section 3.14); nothing may lead there either.
 const INTERRUPTS: [IovaRange; 1] = match IovaRange::from_len(Iova::new(0xfee0_0000), 0x10_0000) {
@@ -54,32 +55,26 @@ fn check_interrupt_range(iova: Iova, extents: &[PhysExtent]) -> Result<(), HwErr
 pub(crate) struct Domain<H: Hal + Clone, R: Registers> {
     unit: Arc<Inner<H, R>>,
     state: Shared<State>,
-    /// Distinguishes this domain's gathers from all others.
-    serial: u64,
-    geometry: Geometry,
     /// What it was made as.
     config: DomainConfig,
     /// The PASID table entry that leads here, before it is [admitted](State::admit).
     entry: PasidEntry,
-    /// `None` only while being dropped.
-    tables: Option<Shared<StageTables<H>>>,
+    paging: Paging<H, Vtd>,
 }
 
 impl<H: Hal + Clone, R: Registers> Domain<H, R> {
     /// An empty domain with domain id `id`, which stays the caller's on an error.
     pub(crate) fn new(unit: &Arc<Inner<H, R>>, config: &DomainConfig, id: u16) -> Result<Self, HwError> {
         let caps = &unit.caps;
-        let tables = StageTables::new(&unit.hal, caps, unit.host_bits, config)?;
-        let state = State::new(tables.tag(id))?;
+        let table = stages::table(unit.hal.clone(), caps, unit.host_bits, config)?;
+        let state = State::new(stages::tag(config.stage == Stage::First, id))?;
         Ok(Self {
             unit: unit.clone(),
             state: Shared::try_new(state).map_err(|_| HwError::OutOfMemory)?,
-            serial: hw::unique_number(),
-            geometry: either!(&tables, table => table.geometry()),
             config: *config,
-            entry: tables.entry(caps, id, config.enforce_coherency)?,
+            entry: stages::entry(caps, config.stage, table.root(), id, config.enforce_coherency)?,
             // The last that can fail: it is taken back by the drop alone.
-            tables: Some(unit.trees.add(tables)?),
+            paging: Paging::new(&unit.trees, table, config.dirty_tracking)?,
         })
     }
 
@@ -92,29 +87,9 @@ impl<H: Hal + Clone, R: Registers> Domain<H, R> {
         self.entry
     }
 
-    /// Has hardware forget what a change of the tables took out.
-    fn forget(&self, gather: &Gather) -> Result<(), HwError> {
-        forget(&self.unit, &self.state, gather)
-    }
-
-    /// Frees the table frames of a gather whose invalidation was confirmed.
-    #[allow(unsafe_code, reason = "freeing what hardware walked is for whoever knows that it no longer does")]
-    fn free_tables(&self, gather: &mut Gather) -> Result<(), HwError> {
-        let tables = self.tables()?;
-        // SAFETY: the caller has just seen the invalidation of all that this gather holds complete.
-        either!(tables, table => unsafe { table.free_gathered(gather) });
-        Ok(())
-    }
-
-    /// Whether what is written through it can be recorded.
-    fn check_tracked(&self) -> Result<(), HwError> {
-        if self.config.dirty_tracking { Ok(()) } else { Err(dirty::NOT_MADE_FOR_IT) }
-    }
-
-    /// The tables: there for as long as anybody can ask.
-    #[inline]
-    fn tables(&self) -> Result<&StageTables<H>, HwError> {
-        self.tables.as_deref().ok_or(HwError::ForeignDomain)
+    /// Hardware that is to forget what a change of the tables took out.
+    fn confirm(&self) -> Confirm<'_, H, R> {
+        Confirm { unit: &self.unit, state: &self.state }
     }
 }
 
@@ -124,11 +99,6 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Domain<H, R> {
         let domain = (domain as &dyn Any).downcast_ref::<Self>().ok_or(HwError::ForeignDomain)?;
         if Arc::ptr_eq(&domain.unit, unit) { Ok(domain) } else { Err(HwError::ForeignDomain) }
     }
-}
-
-/// Invalidates what `gather` took out of a domain's tables.
-fn forget<H: Hal + Clone, R: Registers>(unit: &Inner<H, R>, state: &State, gather: &Gather) -> Result<(), HwError> {
-    state.with_users(|users| unit.invalidate(&[Change::Unmapped { tag: state.tag(), users, gather }]))
 }
 
 /// Has hardware confirm what a change of the tables took out, before the change goes on.
@@ -142,13 +112,14 @@ struct Confirm<'u, H: Hal + Clone, R: Registers> {
 #[allow(unsafe_code, reason = "the promise on which table frames are freed")]
 unsafe impl<H: Hal + Clone, R: Registers> Flush for Confirm<'_, H, R> {
     fn flush(&mut self, gather: &Gather) -> Result<(), HwError> {
-        forget(self.unit, self.state, gather)
+        let (unit, tag) = (self.unit, self.state.tag());
+        self.state.with_users(|users| unit.invalidate(&[Change::Unmapped { tag, users, gather }]))
     }
 }
 
 impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, R> {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.paging.geometry()
     }
 
     fn reserved_ranges(&self) -> &[IovaRange] {
@@ -157,8 +128,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
 
     fn map(&self, iova: Iova, extents: &[PhysExtent], prot: Prot) -> Result<(), HwError> {
         check_interrupt_range(iova, extents)?;
-        let mut unit = Confirm { unit: &self.unit, state: &self.state };
-        either!(self.tables()?, table => table.map(iova, extents, prot, &mut unit))?;
+        self.paging.map(iova, extents, prot, &mut self.confirm())?;
         match total_len(extents).and_then(|len| IovaRange::from_len(iova, len)) {
             // The claim on the range is over, unlike in the flush in the middle of a map that needs one.
             Some(range) => {
@@ -170,18 +140,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<(), HwError> {
-        gather.claim(self.serial)?;
-        either!(self.tables()?, table => table.unmap(range, gather, &mut |_| ()))
+        self.paging.unmap(range, gather)
     }
 
     fn flush(&self, gather: &mut Gather) -> Result<(), HwError> {
-        gather.claim(self.serial)?;
-        if !gather.is_empty() {
-            self.forget(gather)?;
-            self.free_tables(gather)?;
-        }
-        gather.clear();
-        Ok(())
+        self.paging.flush(gather, &mut self.confirm())
     }
 
     fn retire(&self) -> Result<(), HwError> {
@@ -189,12 +152,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn split(&self, at: Iova) -> Result<Transition, HwError> {
-        let mut unit = Confirm { unit: &self.unit, state: &self.state };
-        either!(self.tables()?, table => table.split(at, &mut unit))
+        self.paging.split(at, &mut self.confirm())
     }
 
     fn set_dirty_tracking(&self, on: bool) -> Result<(), HwError> {
-        self.check_tracked()?;
+        self.paging.check_tracked()?;
         match self.config.stage {
             // Always recorded.
             Stage::First => Ok(()),
@@ -203,8 +165,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
     }
 
     fn read_dirty(&self, range: IovaRange, dirty: &mut dyn FnMut(IovaRange)) -> Result<(), HwError> {
-        self.check_tracked()?;
-        either!(self.tables()?, table => table.read_dirty(range, dirty))
+        self.paging.read_dirty(range, dirty)
     }
 
     fn read_and_clear_dirty(
@@ -213,13 +174,11 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> hw::Domain for Domain<H, 
         gather: &mut Gather,
         dirty: &mut dyn FnMut(IovaRange),
     ) -> Result<(), HwError> {
-        self.check_tracked()?;
-        gather.claim(self.serial)?;
-        either!(self.tables()?, table => table.read_and_clear_dirty(range, gather, dirty))
+        self.paging.read_and_clear_dirty(range, gather, dirty)
     }
 
     fn translate(&self, iova: Iova) -> Option<Translation> {
-        either!(self.tables().ok()?, table => table.translate(iova))
+        self.paging.translate(iova)
     }
 }
 
@@ -227,17 +186,14 @@ impl<H: Hal + Clone, R: Registers> Drop for Domain<H, R> {
     fn drop(&mut self) {
         // First stages on top of it may outlive it: nothing is attached to them any more.
         self.state.close();
-        let tables = self.tables.take().inspect(|tables| self.unit.trees.remove(tables));
-        if self.unit.retire(&self.state).is_ok() {
-            // Nothing is cached under it: the tables are freed with the value, and the id may name another domain.
-            self.unit.free_id(self.state.tag());
-        } else if let Some(tables) = tables {
+        let forgotten = self.unit.retire(&self.state).is_ok();
+        if !forgotten {
             error!("domain {}: hardware did not confirm, its tables stay allocated", self.state.tag().domain_id());
-            match Shared::into_inner(tables) {
-                Some(tables) => either!(tables, table => table.into_inner().leak()),
-                // Nobody else has them; and if, they would stay, too.
-                None => error!("page tables with two owners"),
-            }
+        }
+        self.paging.end(&self.unit.trees, forgotten);
+        if forgotten {
+            // Nothing is cached under it: the id may name another domain.
+            self.unit.free_id(self.state.tag());
         }
     }
 }

@@ -39,7 +39,7 @@ impl<H: Hal + Clone + 'static, R: Registers + 'static> Nested<H, R> {
             return Err(HwError::Unsupported("nested translation on a domain that was not made for it"));
         }
         let caps = &unit.caps;
-        let stage = FirstStage::of(config, caps, parent.geometry.aperture)?;
+        let stage = FirstStage::of(config, caps, parent.paging.geometry().aperture)?;
         let guest =
             Guest { root: stage.root, five_levels: stage.five_levels, extended_access: stage.extended_accessed };
         let entry = PasidEntry {

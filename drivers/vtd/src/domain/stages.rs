@@ -6,97 +6,67 @@ use crate::spec::pasid::{AddressWidth, PasidEntry, TranslationType};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{DomainConfig, HwError, Stage};
 use iommu_hal::Hal;
-use iommu_pgtable::{Config, FirstStageOptions, PageTable, SecondStageOptions, SharedTable};
-use iommu_pgtable::{Vtd, VtdOptions};
+use iommu_pgtable::{Config, FirstStageOptions, PageTable, SecondStageOptions, Vtd, VtdOptions};
 
-/// Tables of either stage.
-pub(crate) enum StageTables<H: Hal + Clone> {
-    /// Walked as a first stage.
-    First(SharedTable<H, Vtd>),
-    /// Walked as a second stage.
-    Second(SharedTable<H, Vtd>),
-}
-
-/// Does the same with the tables of either stage.
-macro_rules! either {
-    ($tables:expr, $table:ident => $does:expr) => {
-        match $tables {
-            StageTables::First($table) => $does,
-            StageTables::Second($table) => $does,
+/// Empty tables of what `config` asks for.
+///
+/// # Errors
+///
+/// [`HwError::Missing`] names what the unit lacks for it; [`HwError::Unsupported`] for what does not go together;
+/// [`HwError::OutOfMemory`].
+pub(super) fn table<H: Hal>(
+    hal: H,
+    caps: &Capabilities,
+    host_bits: u8,
+    config: &DomainConfig,
+) -> Result<PageTable<H, Vtd>, HwError> {
+    check(caps, config)?;
+    let (levels, input_bits, page_sizes, options) = match config.stage {
+        Stage::First => {
+            let stage = caps.first_stage()?;
+            let options = VtdOptions::First(FirstStageOptions::default());
+            (stage.levels, stage.input_bits, caps.first_stage_pages(), options)
+        }
+        Stage::Second => {
+            let stage = caps.second_stage()?;
+            let options = VtdOptions::Second(SecondStageOptions { snoop: config.enforce_coherency });
+            (stage.levels, stage.input_bits, caps.second_stage_pages(), options)
         }
     };
+    let config = Config {
+        levels,
+        page_sizes,
+        input_bits,
+        output_bits: host_bits,
+        memory: caps.paging_memory(),
+        address_bits: host_bits,
+        track_dirty: config.dirty_tracking,
+        options,
+    };
+    PageTable::new(hal, config)
 }
-pub(super) use either;
 
-impl<H: Hal + Clone> StageTables<H> {
-    /// Empty tables of what `config` asks for.
-    ///
-    /// # Errors
-    ///
-    /// [`HwError::Missing`] names what the unit lacks for it; [`HwError::Unsupported`] for what does not go together;
-    /// [`HwError::OutOfMemory`].
-    pub(super) fn new(hal: &H, caps: &Capabilities, host_bits: u8, config: &DomainConfig) -> Result<Self, HwError> {
-        check(caps, config)?;
-        match config.stage {
-            Stage::First => {
-                let stage = caps.first_stage()?;
-                let config = Config::<Vtd> {
-                    levels: stage.levels,
-                    page_sizes: caps.first_stage_pages(),
-                    input_bits: stage.input_bits,
-                    output_bits: host_bits,
-                    memory: caps.paging_memory(),
-                    address_bits: host_bits,
-                    track_dirty: config.dirty_tracking,
-                    options: VtdOptions::First(FirstStageOptions::default()),
-                };
-                Ok(Self::First(SharedTable::new(PageTable::new(hal.clone(), config)?)))
-            }
-            Stage::Second => {
-                let stage = caps.second_stage()?;
-                let config = Config::<Vtd> {
-                    levels: stage.levels,
-                    page_sizes: caps.second_stage_pages(),
-                    input_bits: stage.input_bits,
-                    output_bits: host_bits,
-                    memory: caps.paging_memory(),
-                    address_bits: host_bits,
-                    track_dirty: config.dirty_tracking,
-                    options: VtdOptions::Second(SecondStageOptions { snoop: config.enforce_coherency }),
-                };
-                Ok(Self::Second(SharedTable::new(PageTable::new(hal.clone(), config)?)))
-            }
+/// The entry that leads to the tables of `stage` that begin at `root`, tagged with `id`. With `snoop` all accesses through
+/// it snoop the caches; leaves of the second stage say so themselves.
+pub(super) fn entry(
+    caps: &Capabilities,
+    stage: Stage,
+    root: PhysAddr,
+    id: u16,
+    snoop: bool,
+) -> Result<PasidEntry, HwError> {
+    Ok(match stage {
+        Stage::First => PasidEntry {
+            first_stage: root.get(),
+            five_levels: caps.first_stage()?.levels == 5,
+            page_snoop: snoop,
+            ..plain_entry(caps, TranslationType::FirstStage, caps.idle_width(), id)
+        },
+        Stage::Second => {
+            let width = caps.second_stage()?.width;
+            PasidEntry { second_stage: root, ..plain_entry(caps, TranslationType::SecondStage, width, id) }
         }
-    }
-
-    /// Where they begin.
-    pub(super) fn root(&self) -> PhysAddr {
-        either!(self, table => table.root())
-    }
-
-    /// How what is cached of them is tagged under the domain id `id`.
-    pub(super) fn tag(&self, id: u16) -> Tag {
-        tag(matches!(self, Self::First(_)), id)
-    }
-
-    /// The entry that leads to them, tagged with `id`. With `snoop` all accesses through it snoop the caches; leaves of the
-    /// second stage say so themselves.
-    pub(super) fn entry(&self, caps: &Capabilities, id: u16, snoop: bool) -> Result<PasidEntry, HwError> {
-        let (translation, width) = match self {
-            Self::First(_) => (TranslationType::FirstStage, caps.idle_width()),
-            Self::Second(_) => (TranslationType::SecondStage, caps.second_stage()?.width),
-        };
-        let entry = plain_entry(caps, translation, width, id);
-        Ok(match self {
-            Self::First(table) => PasidEntry {
-                first_stage: table.root().get(),
-                five_levels: caps.first_stage()?.levels == 5,
-                page_snoop: snoop,
-                ..entry
-            },
-            Self::Second(table) => PasidEntry { second_stage: table.root(), ..entry },
-        })
-    }
+    })
 }
 
 /// An entry with what all of a unit have in common.
