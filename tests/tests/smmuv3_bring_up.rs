@@ -234,12 +234,12 @@ fn a_stage_that_the_unit_lacks_is_named_and_dma_stays_blocked() {
     let rows = [
         (Config::stage_2(), Stage::First, "SMMU_IDR0.S1P"),
         (Config::stage_1(), Stage::Second, "SMMU_IDR0.S2P"),
-        // TTF: AArch32 only, or nothing; TTENDIAN: big only; STALL_MODEL: stalls only; no 4 KiB granule.
+        // TTF: AArch32 only, or nothing; TTENDIAN: big only; STALL_MODEL: stalls only; no granule.
         (nested.idr0_bits(3 << 2, false).idr0_bits(1 << 2, true), Stage::First, "SMMU_IDR0.TTF"),
         (nested.idr0_bits(3 << 2, false), Stage::Second, "SMMU_IDR0.TTF"),
         (nested.idr0_bits(3 << 21, true), Stage::Second, "SMMU_IDR0.TTENDIAN"),
         (nested.idr0_bits(3 << 24, false).idr0_bits(2 << 24, true), Stage::First, "SMMU_IDR0.STALL_MODEL"),
-        (Config { idr5: nested.idr5 & !Config::GRAN4K, ..nested }, Stage::Second, "SMMU_IDR5.GRAN4K"),
+        (Config { idr5: nested.idr5 & !(7 << 4), ..nested }, Stage::Second, "SMMU_IDR5.GRAN4K"),
     ];
     for (config, stage, field) in rows {
         let case = Case { name: field.into(), config, stage, ..self::nested() };
@@ -456,6 +456,8 @@ fn the_unit_tells_what_it_can_do() {
         assert_eq!(geometry.aperture.start().get(), 0, "{}", case.name);
         assert_eq!(geometry.aperture.last().get(), case.end() - 1, "{}", case.name);
         assert_eq!(u32::from(geometry.output_bits), case.config.output_bits().min(48), "{}", case.name);
-        assert_eq!(geometry.page_sizes.mask(), 1 << 12 | 1 << 21 | 1 << 30, "{}", case.name);
+        // With the 4 KiB granule: leaves, and contiguous groups of 16.
+        let sizes = 0x1000 | 0x1_0000 | 0x20_0000 | 0x200_0000 | 0x4000_0000 | 0x4_0000_0000;
+        assert_eq!(geometry.page_sizes.mask(), sizes, "{}", case.name);
     }
 }
