@@ -451,7 +451,8 @@ fn the_unit_tells_what_it_can_do() {
         assert_eq!(told.first_stage, case.config.idr0 & Config::S1P != 0, "{}", case.name);
         assert_eq!(told.second_stage, case.config.idr0 & Config::S2P != 0, "{}", case.name);
         assert!(told.identity);
-        assert_eq!(told.pasid_bits, 0, "whole functions only");
+        let substreams = if told.first_stage { case.config.idr1 >> 6 & 0x1f } else { 0 };
+        assert_eq!(u32::from(told.pasid_bits), substreams, "{}", case.name);
         let geometry = bench.domain().geometry();
         assert_eq!(geometry.aperture.start().get(), 0, "{}", case.name);
         assert_eq!(geometry.aperture.last().get(), case.end() - 1, "{}", case.name);
