@@ -303,7 +303,7 @@ pub fn arm_server() -> Vec<u8> {
         named_component(
             0b10_1011,
             b"\\_SB.SATA\0",
-            &[mapping(0, 0, 0x6_0000, FIRST, 1), mapping(0, 3, 0x40, SECOND, 0)],
+            &[mapping(0, 9, 0x6_0000, FIRST, 1), mapping(0, 3, 0x40, SECOND, 0)],
         ),
         rmr(0, &[(0x9000_0000, 0x2_0000), (0xa000_0000, 0x1_0000)], &[mapping(0, 0xf, 0x10, FIRST, 0)]),
         rmr(

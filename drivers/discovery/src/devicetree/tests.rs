@@ -415,7 +415,7 @@ fn rich_board() -> Node {
     };
     soc.2.push(dma("dma@1", 30, &[7, 0x42, 8, 5], &[flag("dma-can-stall"), cells("pasid-num-bits", &[17])]));
     soc.2.push(dma("dma@2", 31, &[8, 6], &[cells("pasid-num-bits", &[60])]));
-    soc.2.push(dma("dma@3", 32, &[99, 6], &[]));
+    soc.2.push(dma("dma@3", 32, &[99, 7, 8, 5], &[]));
     soc.2.push(dma("dma@4", 33, &[7, 0x43], &[strings("status", &["disabled"])]));
     let host = root.child(HOST);
     host.set(cells("phandle", &[40]));

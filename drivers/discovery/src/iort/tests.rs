@@ -125,6 +125,7 @@ fn ids_travel_from_root_complex_to_unit_to_service() {
     ];
     let kept = |unit, stream| streams.reserved_for(unit, StreamId::new(stream)).collect::<Vec<_>>();
     assert_eq!((kept(0, 0xf), kept(0, 0x10), kept(0, 0x1e)), (vec![], all[..2].to_vec(), all[..2].to_vec()));
+    assert_eq!((kept(1, 0x10), kept(1, 0x1f)), (vec![], vec![]), "of the other unit");
     assert_eq!((kept(0, 0x1f), kept(0, 0x20), kept(1, 0x41)), (all.to_vec(), vec![], all[2..].to_vec()));
     // Without a MADT nothing is known of doorbells; one that lacks a service is no MADT for this table.
     assert!(Streams::from_iort(&iort, None).unwrap().doorbells(0).is_empty());
@@ -353,6 +354,12 @@ fn numbers_that_are_one_too_many_are_put_right() {
     assert_eq!((two((0, 5), (4, 9)), two((4, 9), (0, 5))), (overlap(4), overlap(4)));
     assert_eq!((two((5, 0), (5, 0)), two((5, 0), (5, 7)), two((0, 9), (3, 2))), (overlap(5), overlap(5), overlap(3)));
     assert!(two((0, 5), (6, 9)).is_ok());
+    // Also where one leads to a unit and the other past it.
+    let unit = smmu_v3(0x1_0000, 0, 0, [0; 4], 0, &[]);
+    let past = [mapping(0, 9, 0, UNIT, 0), mapping(5, 9, 0, UNIT + 68, 0)];
+    let complex = root_complex(0, 0, 0, &past);
+    let both = IortError::OverlappingIds { offset: FIRST + 68 + 20, id: 5 };
+    assert_eq!(self::streams(&iort(&[unit, its_group(&[]), complex])), Err(both));
     let all = behind_one(&[(0, &[mapping(0, 0, 0, UNIT, 1), mapping(7, 1, 0x10_0000, UNIT, 0)])]);
     assert_eq!(all, overlap(7));
 }
@@ -376,6 +383,7 @@ fn nobody_has_anothers_requesters_or_streams() {
     assert_eq!(streams.of(function(0, 0xffff)), Ok((0, StreamId::new(0xffff))));
     assert_eq!(streams.of(function(1, 0)), Ok((0, StreamId::new(0x1_0000))));
     assert!(two((0x1_0000, 5, 0), (0, 5, 0), 0).is_ok());
+    assert!(two((0, 0x5_0000, 0), (0, 0xffff, 0x1_0000), 0).is_ok());
     // Two root complexes of one segment.
     let same = |one: u32, other: u32| {
         behind_one(&[(3, &[mapping(one, 0xff, 0, UNIT, 0)]), (3, &[mapping(other, 0xff, 0x1000, UNIT, 0)])])
