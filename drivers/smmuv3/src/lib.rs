@@ -5,7 +5,7 @@
 //!
 //! * [`capabilities`]: what a unit can do, and errors that name what it cannot.
 //! * `regs`: steps that are acknowledged.
-//! * `queue`: the command queue: batches, CMD_SYNC, deadlines, recovery.
+//! * `queue`: the command queue: batches, CMD_SYNCs, completion, deadlines, recovery.
 //! * `invalidate`: what changed, and which commands that needs.
 //! * `tables`: the stream table.
 //! * `ids`: ASIDs and VMIDs.
@@ -33,7 +33,8 @@
 //! | units with preset queues or tables, units that can only stall | refused |
 //! | firmware's translation | turned off; DMA is aborted from then on |
 //! | stream table | linear up to 8 bits of stream id, or where the unit has no other; else two-level, split at 8 bits |
-//! | command queue | one submitter at a time waits for its own completion |
+//! | command queue | up to 256 commands, at least 2; 64 callers in it at once; more wait for one of them |
+//! | interrupt handlers | report faults; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
 //!
 //! # Example
 //!
