@@ -98,10 +98,13 @@ impl Translations {
     ) -> Option<Violation> {
         let bits = entry.bits;
         let (first, last) = (down(input, bits), input | entry.mask());
-        let other_size = !sizes_may_differ
-            && self.entries.iter().any(|((other, size, start), _)| {
-                *other == regime && *size != bits && *start <= last && first <= start + ((1 << size) - 1)
-            });
+        // One that it lies in, or one that lies in it.
+        let meets = |size: u32| match size > bits {
+            true => self.entries.contains_key(&(regime, size, down(input, size))),
+            false => self.entries.range((regime, size, first)..=(regime, size, last)).next().is_some(),
+        };
+        let mut sizes = (0..64).filter(|size| self.sizes >> size & 1 != 0 && *size != bits);
+        let other_size = !sizes_may_differ && sizes.any(meets);
         self.sizes |= 1 << bits;
         let before = self.entries.insert((regime, bits, first), entry);
         if other_size {
