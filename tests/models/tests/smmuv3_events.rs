@@ -163,3 +163,47 @@ fn any_record_can_be_put() {
     assert!(bench.model.put_event([0xe1 | 7 << 32, 1, 2, 3]));
     assert_eq!([0, 1, 2, 3].map(|word| bench.event(0, word)), [0xe1 | 7 << 32, 1, 2, 3]);
 }
+
+#[test]
+fn like_events_are_merged_where_the_stream_allows_it() {
+    let mut bench = Bench::first(Config::nested());
+    bench.model.merge_events(true);
+    assert!(bench.read_at(0x3000).is_err() && bench.read_at(0x3008).is_err());
+    assert_eq!(bench.read32(EVENTQ_PROD), 2, "MEV is clear");
+    bench.set(bench.ste(SID) + 8, 1 << 19);
+    bench.cfgi_ste(SID);
+    assert!(bench.read_at(0x3010).is_err() && bench.read_at(0x3ff8).is_err());
+    assert_eq!((bench.read32(EVENTQ_PROD), bench.event(2, 2)), (3, 0x3010));
+    assert!(bench.model.take_events().iter().all(|event| event.recorded));
+    // Another page, another access, or one that was consumed.
+    assert!(bench.read_at(0x4000).is_err() && bench.write_at(0x4000).is_err());
+    assert_eq!(bench.read32(EVENTQ_PROD), 5);
+    bench.write32(EVENTQ_CONS, 5);
+    assert!(bench.write_at(0x4000).is_err());
+    assert_eq!(bench.read32(EVENTQ_PROD), 6);
+}
+
+#[test]
+fn what_is_unknown_may_be_anything() {
+    let bench = Bench::first(Config::nested());
+    bench.model.fill_unknown(true);
+    assert!(bench.write_at(0x3210).is_err());
+    // SSV is clear and S2 too.
+    assert_eq!([0, 1, 2].map(|word| bench.event(0, word)), [0xffff_f010 | u64::from(SID) << 32, 2 << 40, 0x3210]);
+    assert_ne!(bench.event(0, 3), 0);
+}
+
+#[test]
+fn a_write_that_is_aborted_loses_one_and_stops_the_rest_until_acknowledged() {
+    let bench = Bench::first(Config::nested());
+    bench.model.fail_event_after(1);
+    for _ in 0..3 {
+        assert!(bench.read_at(0).is_err());
+    }
+    assert_eq!((bench.read32(EVENTQ_PROD), bench.read32(GERROR)), (1, 1 << 2));
+    assert_eq!(bench.model.take_events().iter().map(|event| event.recorded).collect::<Vec<_>>(), [true, false, false]);
+    bench.write32(GERRORN, 1 << 2);
+    assert!(bench.read_at(0).is_err());
+    assert_eq!(bench.read32(EVENTQ_PROD), 2);
+    assert_eq!(bench.model.violations(), []);
+}

@@ -96,7 +96,7 @@ impl Config {
     }
 
     /// A unit as servers have it: stream ids of 24 bits, substreams of 20 bits, 48 bits of address; EL2, ATS, PRI, MSI,
-    /// SEV, hardware AF and dirty state, stalls; command queue of 2^8 and event queue of 2^7 entries.
+    /// SEV, hardware AF and dirty state, up to 16 stalls; command queue of 2^8 and event queue of 2^7 entries.
     pub const fn server() -> Self {
         let base = Self::nested();
         let added = 2 << 6 | Self::HYP | Self::ATS | Self::MSI | 1 << 14 | Self::PRI | Self::CD2L;
@@ -106,7 +106,7 @@ impl Config {
             idr1: 24 | 20 << 6 | 7 << 11 | 7 << 16 | 8 << 21 | Self::ATTR_TYPES_OVR,
             // FWB and RIL, BBML 1.
             idr3: 1 << 8 | Self::RIL | 1 << 11 | 1 << 2,
-            idr5: 5 | 7 << 4,
+            idr5: 5 | 7 << 4 | 16 << 16,
             iidr: 0x483 << 20 | 0x43b,
             aidr: 2,
             gbpa: 0,
