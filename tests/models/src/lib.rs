@@ -28,9 +28,12 @@
 //! | SMMUv3 tables | Armv8 stage 1, stage 2 and both; 4, 16 and 64 KiB; concatenated tops, contiguous groups kept as one, nT, TBI, small tables | 52-bit addresses, AArch32, memory attributes but for S2PTW and what hardware updates need |
 //! | SMMUv3 access flag, dirty state | both written by atomic updates in both stages once a request is let through, never ahead of time; noted where walks do not snoop | flags of tables (HTTU 3) |
 //! | SMMUv3 caches | level-1 descriptors of streams and CDs, STEs, CDs (valid or not, CONT included), leaves, and what leads to tables, of each stage and of both in one: kept until an invalidation covers them and a CMD_SYNC has passed, or lost at random; an invalidation by range, with granule or level, drops the least that it must | broadcast TLB maintenance, VMID wildcards |
-//! | SMMUv3 commands | executed in order, at the write of CMDQ_PROD, or after some looks at CMDQ_CONS; take effect at the CMD_SYNC, in order or translations first | any other order |
-//! | SMMUv3 requests | reads and writes of data, with or without substream, untranslated | ATS, page requests, stalls (a fault terminates, whatever S says), instruction fetches |
-//! | SMMUv3 registers | page 0 up to PRIQ_IRQ_CFG2, page 1 | memory attributes (CR1 and GBPA are stored only), ATOS, MPAM, ECMDQ |
+//! | SMMUv3 commands | every one of the non-secure queue, reserved bits and what is out of range included; fetched at the write of CMDQ_PROD or after some looks at CMDQ_CONS; take effect at once, or at the CMD_SYNC in order, reversed or shuffled; CMD_SYNC by CONS, message, event or wire, late, lost or never; each CERROR on demand and by cause | effects of CMD_TLBI on walks under way |
+//! | SMMUv3 requests | reads and writes of data, with or without substream; untranslated, translated, and for translations | instruction fetches and privileged requests (InD and PnU of records are 0), translation requests for several pages |
+//! | SMMUv3 events | every record that the model's requests give rise to, with stall, merging, overflow, aborts; any other can be put | which rights F_BAD_ATS_TREQ says were asked for; REC_CFG_ATS is stored only |
+//! | SMMUv3 stalls | of both stages, retried or ended on CMD_RESUME and CMD_STALL_TERM, early, by SMMUEN; records bounded by STALL_MAX, kept while there is no room, suppressed on demand | stalls that hold up later requests |
+//! | SMMUv3 device TLBs, page requests | functions that ask, keep answers until CMD_ATC_INV covers them and the CMD_SYNC has passed, and send translated requests; answer late, never, or with an error; PRI queue with overflow and answers of the unit's own | stop markers; requests with rights to execute or privilege |
+//! | SMMUv3 registers | page 0 up to PRIQ_IRQ_CFG2, page 1, with what may be written when; messages and wires of all four interrupts; service failure mode | memory attributes (CR1 and GBPA are stored only), ATOS, MPAM, ECMDQ |
 //! | DMA | addresses, not data | |
 //! | order of stores | as the program makes them; a non-coherent view holds exactly what was cleaned | early write-back |
 //!

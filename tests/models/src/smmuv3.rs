@@ -2,6 +2,7 @@
 //!
 //! * [`Model`]: the unit: registers, command queue, caches, DMA, event queue, global errors. A driver sees it through
 //!   [`Registers`](iommu_hal::regs::Registers); a test sees its log, its [`Violation`]s and its switches.
+//! * [`Endpoint`]: a function with ATS behind it, with a TLB and page requests of its own.
 //! * [`walk`]: a walker of the tables without caches and without the unit, for snapshots.
 //! * [`Config`]: what the unit reports and can do.
 //!
