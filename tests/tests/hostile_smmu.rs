@@ -86,6 +86,7 @@ fn use_unit<R: Registers + 'static>(unit: &Unit<Arc<TestMemory>, Arc<R>>, stage:
         unit.detach(stream(8))?;
         unit.report_faults(&mut |_| {});
         unit.global_errors();
+        let _ = (unit.registers().to_string(), unit.walk(stream(9), Iova::new(0x1_0000)).to_string());
         let _ = unit.respond(&PageResponse { stream: stream(8), group: 7, code: ResponseCode::Success });
         unit.sync().map(drop)
     })();

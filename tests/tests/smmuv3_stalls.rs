@@ -3,8 +3,10 @@
 
 use iommu_core::addr::Iova;
 use iommu_core::fault::FaultRouter;
-use iommu_core::hw::{Fault, HwError, PageResponse, Pasid, ResponseCode, Stage, Stream, StreamId, Unit as _};
-use iommu_models::smmuv3::{Command, Config, Queue};
+use iommu_core::hw::{
+    DomainConfig, Fault, HwError, PageResponse, Pasid, ResponseCode, Stage, Stream, StreamId, Target, Unit as _,
+};
+use iommu_models::smmuv3::{Action, Command, Config, Queue, Violation};
 use iommu_tests::smmuv3::bench::{Bench, stream};
 use iommu_tests::smmuv3::case::Case;
 use iommu_tests::smmuv3::spy::{CMDQ_PROD, Moment};
@@ -17,6 +19,15 @@ const BLUE: u32 = 0x11;
 fn case(stage: Stage) -> Case {
     let mut all = Case::all().into_iter();
     all.find(|case| case.name.starts_with("server,") && case.stage == stage).expect("a server")
+}
+
+/// The records here are made up: the model has no access that waits under their tags. Nothing else may be wrong.
+#[track_caller]
+fn check(bench: &Bench) {
+    let wrong = bench.model.take_violations();
+    let stray = |found: &Violation| matches!(found, Violation::StrayResume { .. });
+    assert!(wrong.iter().all(stray), "{wrong:?}");
+    bench.check();
 }
 
 /// F_TRANSLATION of a write at `address`, stalled as `tag`.
@@ -37,7 +48,7 @@ fn reported(bench: &Bench) -> Vec<Fault> {
 }
 
 /// The answers that hardware was given since the last look: stream, tag, action.
-fn answers(bench: &Bench) -> Vec<(u32, u16, u8)> {
+fn answers(bench: &Bench) -> Vec<(u32, u16, Action)> {
     let resume = |command| match command {
         Command::Resume { sid, tag, action } => Some((sid, tag, action)),
         _ => None,
@@ -45,9 +56,8 @@ fn answers(bench: &Bench) -> Vec<(u32, u16, u8)> {
     bench.commands().into_iter().filter_map(resume).collect()
 }
 
-const RETRY: u8 = 1;
-/// Terminate, and abort.
-const ABORT: u8 = 2;
+const RETRY: Action = Action::Retry;
+const ABORT: Action = Action::Abort;
 
 #[test]
 fn a_stalled_access_is_told_with_its_tag_and_answered_once() {
@@ -66,7 +76,7 @@ fn a_stalled_access_is_told_with_its_tag_and_answered_once() {
             bench.unit.respond(&PageResponse { stream: fault.stream, group: tag, code }).unwrap();
             assert_eq!(answers(&bench), [(RED, tag, action)]);
         }
-        bench.check();
+        check(&bench);
     }
 }
 
@@ -86,7 +96,7 @@ fn a_stalled_access_of_nobody_is_refused_by_the_core() {
     bench.model.put_event(record(BLUE, None, 0x1000, 3));
     while bench.unit.report_faults(&mut |fault| assert!(!router.fault(fault))).more {}
     assert_eq!(answers(&bench), [(BLUE, 3, ABORT)], "it does not wait for ever");
-    bench.check();
+    check(&bench);
 }
 
 /// An interrupt at every write to the doorbell, on the CPU that has the queue: its answers cost no wait, and are sent.
@@ -112,7 +122,7 @@ fn an_answer_from_an_interrupt_in_the_middle_of_a_command_does_not_wait() {
     assert!(given.len() >= 2);
     assert_eq!(all.len(), given.len(), "each once: {all:?}");
     given.iter().for_each(|tag| assert!(all.contains(&(RED, *tag, RETRY)), "{tag}: {all:?}"));
-    bench.check();
+    check(&bench);
 }
 
 #[test]
@@ -145,4 +155,94 @@ fn units_that_can_only_stall_are_not_what_answers_are_for_alone() {
     assert_eq!(reported(&bench)[0].stalled, Some(9));
     bench.unit.respond(&response(RED, 9, ResponseCode::Invalid)).unwrap();
     assert_eq!(answers(&bench), [(RED, 9, ABORT)]);
+}
+
+/// A domain whose faulting accesses wait.
+fn stalling(bench: &Bench) -> Box<dyn iommu_core::hw::Domain> {
+    let config = DomainConfig { stall: true, ..DomainConfig::new(bench.case.stage) };
+    bench.unit.create_domain(&config).expect("a domain that stalls")
+}
+
+#[test]
+fn a_stream_that_leaves_takes_its_stalls_along() {
+    for stage in [Stage::First, Stage::Second] {
+        let bench = Bench::up(&case(stage));
+        let domain = stalling(&bench);
+        for leave in [0, 1, 2] {
+            bench.attach(RED, &*domain);
+            // One that somebody was told of, two that nobody was, one of another stream.
+            bench.model.put_event(record(RED, None, 0x1000, 1));
+            assert_eq!(reported(&bench)[0].stalled, Some(1));
+            for (sid, tag) in [(RED, 2), (BLUE, 3), (RED, 4)] {
+                bench.model.put_event(record(sid, None, 0x1000, tag));
+            }
+            bench.commands();
+            match leave {
+                0 => bench.detach(RED),
+                1 => bench.unit.attach(stream(RED), Target::Identity).map(drop).unwrap(),
+                _ => domain.retire().unwrap(),
+            }
+            let commands = bench.commands();
+            let at = |wanted: &dyn Fn(&Command) -> bool| commands.iter().position(wanted);
+            let ended = at(&|command| *command == Command::StallTerminate { sid: RED }).expect("stalls are ended");
+            // Only once hardware has forgotten the entry (section 4.7.2).
+            let forgotten = at(&|command| matches!(command, Command::ConfigSte { sid: RED, .. })).unwrap();
+            let sync = Command::Sync { signal: 0, message: None };
+            assert!(commands[forgotten..ended].contains(&sync), "{leave}: {commands:?}");
+            assert!(!commands.contains(&Command::StallTerminate { sid: BLUE }));
+            // What is found later is told as a fault: who leads there next has nothing to answer.
+            let told: Vec<_> = reported(&bench).iter().map(|fault| (fault.stream.id.get(), fault.stalled)).collect();
+            assert_eq!(told, [(RED, None), (BLUE, Some(3)), (RED, None)], "{leave}");
+            bench.detach(RED);
+            bench.model.put_event(record(RED, None, 0x1000, 5));
+            assert_eq!(reported(&bench)[0].stalled, Some(5), "marks are of events, not of places in the queue");
+        }
+        check(&bench);
+    }
+}
+
+#[test]
+fn a_domain_that_does_not_stall_has_nothing_to_end() {
+    let bench = Bench::up(&case(Stage::First));
+    let domain = bench.domain();
+    bench.attach(RED, &*domain);
+    bench.detach(RED);
+    assert!(!bench.commands().iter().any(|command| matches!(command, Command::StallTerminate { .. })));
+    // Where the unit cannot stall, it is refused at once, as ever.
+    let bench = Bench::up(&Case::nested(Stage::First));
+    assert!(!bench.unit.capabilities().stalls);
+    let domain = stalling(&bench);
+    bench.attach(RED, &*domain);
+    bench.model.dma(RED, None, Iova::new(0x1000), 1, true).unwrap_err();
+    assert_eq!(reported(&bench)[0].stalled, None);
+    bench.detach(RED);
+    assert!(!bench.commands().iter().any(|command| matches!(command, Command::StallTerminate { .. })));
+    check(&bench);
+}
+
+#[test]
+fn a_part_that_leaves_is_refused_alone_while_its_function_goes_on() {
+    let bench = Bench::up(&case(Stage::First));
+    let (domain, other) = (stalling(&bench), stalling(&bench));
+    let part = |pasid| Stream::with_pasid(StreamId::new(RED), Pasid::new(pasid).unwrap());
+    bench.unit.attach(part(5), Target::Paging(&*domain)).unwrap();
+    bench.unit.attach(part(6), Target::Paging(&*other)).unwrap();
+    for (pasid, tag) in [(5, 1), (6, 2), (5, 3)] {
+        bench.model.put_event(record(RED, Some(pasid), 0x1000, tag));
+    }
+    bench.commands();
+    bench.unit.detach(part(5)).unwrap();
+    let commands = bench.commands();
+    assert!(!commands.iter().any(|command| matches!(command, Command::StallTerminate { .. })), "others wait on");
+    let refused: Vec<_> = commands
+        .iter()
+        .filter_map(|command| match *command {
+            Command::Resume { sid, tag, action } => Some((sid, tag, action)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [(RED, 1, ABORT), (RED, 3, ABORT)]);
+    let told: Vec<_> = reported(&bench).iter().map(|fault| (fault.stream, fault.stalled)).collect();
+    assert_eq!(told, [(part(5), None), (part(6), Some(2)), (part(5), None)]);
+    check(&bench);
 }

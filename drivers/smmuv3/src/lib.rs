@@ -7,13 +7,13 @@
 //! * `regs`: steps that are acknowledged.
 //! * `queue`: the command queue: batches, CMD_SYNCs, completion, deadlines, recovery.
 //! * `invalidate`: what changed, and which commands that needs.
-//! * `tables`: the stream table.
-//! * `ids`: ASIDs and VMIDs.
-//! * `domain`: page tables, their context descriptor, and an ASID or VMID.
-//! * `fault`: events read and decoded.
-//! * `errors`: global errors noted and acknowledged.
-//! * `bring_up`: from whatever firmware left to translation with everything blocked.
-//! * `unit`: attach, detach.
+//! * `tables`: the stream table, and tables of context descriptors.
+//! * `domain`: page tables, their context descriptor, and an ASID or VMID; identity; first stages of guests.
+//! * `fault`: events read and decoded, answers to stalled accesses, interrupts.
+//! * `errors`: global errors noted and acknowledged, and whether the unit works at all.
+//! * [`dump`]: registers, and the way of a request through the structures, to be printed.
+//! * `bring_up`: from whatever firmware left to translation with everything blocked; shutdown.
+//! * `unit`: attach, detach, device TLBs.
 //!
 //! # What a stream meets
 //!
@@ -21,20 +21,27 @@
 //! Config = 0); one in a part of a two-level table that no attach has needed yet has no entry at all, and is aborted
 //! with a C_BAD_STREAMID event, as is one beyond [`Config::stream_bits`].
 //!
+//! An access that faults is refused, and told of by [`report_faults`](iommu_core::hw::Unit::report_faults); where its domain is
+//! made so it waits for [`respond`](iommu_core::hw::Unit::respond) instead. One that waits when its stream leaves is ended.
+//!
 //! # Limits
 //!
 //! | What | Now |
 //! |---|---|
-//! | stages | stage 1 (4 levels), stage 2 (3 and 4 levels), bypass; nesting is to come |
-//! | granule | 4 KiB |
+//! | stages | stage 1, stage 2, bypass, a guest's stage 1 on our stage 2 |
+//! | granules | 4, 16 and 64 KiB, one a unit ([`Config::granule`]) |
 //! | addresses | 48 bits |
-//! | streams | whole functions; accesses with a substream id are refused (S1CDMax = 0) |
-//! | ATS, page requests, stalls, hardware updates of tables, interrupts | off |
-//! | units with preset queues or tables, units that can only stall | refused |
+//! | streams | whole functions, and parts of them by PASIDs of up to 20 bits, but for PASID 0; stage 2 of whole functions only |
+//! | page requests (PRI) | off |
+//! | interrupts | of events and errors, by wire or message ([`Unit::set_interrupts`]); polled after bring-up unless asked for |
+//! | events | up to 1024 wait; more are lost, and told as lost |
+//! | interrupt handlers | report events and errors, and answer stalled accesses: 64 answers wait for a queue that is busy; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
+//! | units with preset queues or tables, units whose tables are big-endian | refused |
+//! | enforced coherency | refused |
 //! | firmware's translation | turned off; DMA is aborted from then on |
 //! | stream table | linear up to 8 bits of stream id, or where the unit has no other; else two-level, split at 8 bits |
 //! | command queue | up to 256 commands, at least 2; 64 callers in it at once; more wait for one of them |
-//! | interrupt handlers | report faults; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
+//! | after [`Unit::shutdown`], or in service failure mode | every call is refused, but for maps and unmaps, which nothing walks |
 //!
 //! # Example
 //!
@@ -65,6 +72,7 @@ extern crate alloc;
 mod bring_up;
 pub mod capabilities;
 mod domain;
+pub mod dump;
 mod errors;
 mod fault;
 mod invalidate;

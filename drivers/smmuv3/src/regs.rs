@@ -57,7 +57,7 @@ impl<R: Registers> Regs<R> {
     }
 
     /// Where a register of page 1 is.
-    fn in_page(&self, offset: usize) -> usize {
+    pub(crate) fn in_page(&self, offset: usize) -> usize {
         if self.one_page { offset % PAGE } else { offset }
     }
 

@@ -15,7 +15,7 @@ use iommu_core::hw::{DomainConfig, Gather, HwError, Prot, Stage};
 use iommu_hal::Hal;
 use iommu_hal::mem::Frames;
 use iommu_hal::regs::Registers;
-use iommu_pgtable::{Armv8, Flush, SharedTable};
+use iommu_pgtable::{Armv8, Flush, Met, SharedTable};
 use spin::Mutex;
 
 /// What all streams of a unit that are passed through have in common.
@@ -61,6 +61,16 @@ impl<H: Hal + Clone> Identity<H> {
         let (tables, destination) = one_to_one(unit, asid).inspect_err(|_| unit.asids.lock().free(asid))?;
         *pasids = Some((destination.clone(), ManuallyDrop::new(tables)));
         Ok(destination)
+    }
+
+    /// Calls `met` with each entry on the way to `iova` in the tables of PASIDs, where they begin at `root`; `false` where not.
+    pub(crate) fn trace(&self, root: PhysAddr, iova: Iova, met: &mut dyn FnMut(Met)) -> bool {
+        let pasids = self.pasids.lock();
+        let table = pasids.as_ref().map(|(_, tables)| &tables.0).filter(|table| table.root() == root);
+        table.is_some_and(|table| {
+            table.trace(iova, met);
+            true
+        })
     }
 }
 

@@ -31,7 +31,7 @@ impl MsiMessage {
             // Would mean that none is sent.
             return Err(HwError::Reserved { address: 0 });
         }
-        if self.address % 4 != 0 {
+        if !self.address.is_multiple_of(4) {
             return Err(HwError::Misaligned { value: self.address, align: 4 });
         }
         let bits = caps.output_bits();

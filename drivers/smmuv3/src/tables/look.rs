@@ -1,6 +1,8 @@
 //! Words of the structures, for whoever prints them.
 
-use super::Tables;
+use super::entries::SPLIT;
+use super::{Attachment, Tables};
+use crate::dump::Streams;
 use iommu_core::addr::PhysAddr;
 use iommu_hal::Hal;
 use iommu_hal::mem::{ENTRIES, Frames};
@@ -11,6 +13,22 @@ impl<H: Hal + Clone> Tables<H> {
         let leaves = self.leaves.iter().map(|(_, frames)| frames);
         let own = core::iter::once(&self.root).chain(leaves).find_map(|frames| word(frames, at));
         own.or_else(|| self.devices.iter().find_map(|held| held.contexts.as_ref()?.load(at)))
+            .or_else(|| self.devices.iter().flat_map(|held| &held.streams).find_map(|stream| stream.load(at)))
+    }
+
+    /// Where the stream table is, and its shape.
+    pub(crate) fn streams(&self) -> Streams {
+        let split = self.shape.two_level.then_some(SPLIT);
+        Streams { root: self.root.phys(), bits: self.shape.stream_bits, split }
+    }
+}
+
+impl Attachment {
+    /// The word at `at`, where that is in the domain's own context descriptor, which never changes once it is written.
+    fn load(&self, at: PhysAddr) -> Option<u64> {
+        let stage = self.stage1()?;
+        let offset = at.get().checked_sub(stage.context.get())?;
+        stage.descriptor.words().get(usize::try_from(offset / 8).ok()?).copied()
     }
 }
 

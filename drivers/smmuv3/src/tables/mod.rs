@@ -14,7 +14,6 @@
 mod contexts;
 mod device;
 mod entries;
-#[allow(dead_code, reason = "for the printed walk, which is to come")]
 mod look;
 mod streams;
 mod update;
