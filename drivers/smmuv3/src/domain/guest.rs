@@ -144,7 +144,7 @@ const LEAF: u64 = 1;
 const LEVEL: u64 = 3 << 8 | 3 << 10;
 const ADDRESS: u64 = !0xfff;
 /// log2 of the bytes that a range may cover; beyond that everything goes.
-const MOST_LOG2: u32 = 52;
+const MOST_LOG2: u32 = 48;
 
 /// What a guest's command asks for, on a unit with these capabilities that serves PASIDs of `pasid_bits` bits.
 pub(crate) fn request(request: &Invalidation, caps: &Capabilities, pasid_bits: u8) -> Result<GuestRequest, HwError> {
