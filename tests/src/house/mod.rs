@@ -215,6 +215,9 @@ pub trait Driver: Sized + 'static {
     /// Invalidations and waits executed since the last call.
     fn take_log(model: &Self::Model) -> (usize, usize);
 
+    /// How many accesses were refused since the last call, with a record that hardware made of it.
+    fn take_faults(model: &Self::Model) -> usize;
+
     /// What devices were asked to forget since the last call of this or of [`Driver::take_log`].
     fn take_forgotten(model: &Self::Model) -> Vec<Forget>;
 

@@ -158,6 +158,10 @@ impl Driver for Smmuv3 {
         log.collect()
     }
 
+    fn take_faults(model: &Model) -> usize {
+        model.take_events().len()
+    }
+
     fn ask(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
         let ssid = stream.pasid.map(|pasid| pasid.get());
         let granted = model.ats_request(stream.id.get(), ssid, Iova::new(iova), true).ok()?;

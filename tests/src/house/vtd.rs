@@ -151,6 +151,10 @@ impl Driver for Vtd {
         log.collect()
     }
 
+    fn take_faults(model: &Model) -> usize {
+        model.take_faults().len()
+    }
+
     fn ask(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
         let pasid = stream.pasid.map(|pasid| pasid.get());
         let held = model.endpoint(requester(stream)).translate(pasid, Iova::new(iova), true).ok()??;

@@ -9,6 +9,7 @@ mod ioas;
 mod lifetimes;
 mod parallel;
 mod pasids;
+mod random;
 mod refusals;
 mod split;
 mod unconfirmed;
