@@ -20,6 +20,11 @@ over_both! {
     no_two_domains_have_one_id,
 }
 
+/// A unit with room for tables of as many domains as there can be.
+fn roomy<D: Driver>(case: &D::Case) -> House<D> {
+    House::up_on(case, Arc::new(TestMemory::new(PhysAddr::new(BASE), 8192)))
+}
+
 /// Domains, until there are no more.
 fn all_that_fit<D: Driver>(house: &House<D>) -> Vec<Box<dyn Domain>> {
     let mut all = Vec::new();
@@ -61,7 +66,7 @@ fn an_id_that_was_flushed_rests_until_all_others_had_their_turn<D: Driver>() {
 
 fn an_id_that_was_flushed_comes_back_when_the_others_had_their_turn<D: Driver>() {
     for (case, count) in D::few_ids() {
-        let house = House::<D>::up(&case);
+        let house = roomy::<D>(&case);
         let [red, ..] = house.kind.streams;
         let mut held = all_that_fit(&house);
         assert_eq!(held.len(), count, "{}", house.name());
@@ -106,7 +111,7 @@ fn an_id_that_was_not_flushed_is_never_used_again<D: Driver>() {
 
 fn an_id_that_hardware_did_not_let_go_of_is_not_given_again<D: Driver>() {
     for (case, count) in D::few_ids() {
-        let house = House::<D>::up(&case);
+        let house = roomy::<D>(&case);
         let [red, ..] = house.kind.streams;
         let domain = house.domain_with(PAGE, 0x5000_0000, PAGE);
         house.attach(red, &*domain);
@@ -124,7 +129,7 @@ fn an_id_that_hardware_did_not_let_go_of_is_not_given_again<D: Driver>() {
 
 fn memory_that_runs_out_costs_no_id<D: Driver>() {
     for (case, count) in D::few_ids() {
-        let house = House::<D>::up(&case);
+        let house = roomy::<D>(&case);
         let before = house.memory.in_use();
         for n in [0, 1] {
             for _ in 0..count + 6 {
@@ -146,8 +151,7 @@ fn memory_that_runs_out_costs_no_id<D: Driver>() {
 
 fn no_two_domains_have_one_id<D: Driver>() {
     for (case, count) in D::few_ids() {
-        // Room for tables of all of them.
-        let house = House::<D>::up_on(&case, Arc::new(TestMemory::new(PhysAddr::new(BASE), 4096)));
+        let house = roomy::<D>(&case);
         let [red, ..] = house.kind.streams;
         let mut tags = BTreeSet::new();
         let domains = all_that_fit(&house);

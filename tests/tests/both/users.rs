@@ -18,9 +18,9 @@ over_both! {
     a_stream_is_a_user_until_hardware_has_forgotten_its_entry,
 }
 
-/// The first byte of what a domain leads to.
+/// The first byte of what a domain leads to: not aligned for more than pages.
 const fn first(domain: u64) -> u64 {
-    (domain + 1) << 33
+    ((domain + 1) << 33) + PAGE
 }
 
 fn domain<D: Driver>(house: &House<D>, number: u64) -> Rc<Box<dyn Domain>> {

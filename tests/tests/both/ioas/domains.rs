@@ -45,9 +45,9 @@ fn a_domain_that_joins_in_vain_leaves_nothing<D: Driver>() {
         space.map(HUGE, 0x6000_1000, LARGE).unwrap();
         let before = space.in_use();
         // The domain itself is made; what it needs for the areas fails.
-        let empty = space.houses[1].memory.in_use();
+        let empty = space.houses[1].memory.allocations();
         let domain = space.houses[1].domain();
-        let own = space.houses[1].memory.in_use() - empty;
+        let own = space.houses[1].memory.allocations() - empty;
         drop(domain);
         for n in own.. {
             space.houses[1].memory.exhaust_after(n);
