@@ -309,9 +309,7 @@ fn what_has_no_stage_1_of_its_own_is_refused_and_nothing_changes() {
     for case in cases().into_iter().take(3) {
         let bench = Bench::up(&case);
         let one = domain(&bench, 1);
-        let mut config = DomainConfig::new(Stage::Second);
-        config.nest_parent = true;
-        let second = bench.unit.create_domain(&config).unwrap();
+        let second = bench.unit.create_domain(&DomainConfig::new(Stage::Second)).unwrap();
         iommu_tests::bench::map(&*second, PAGE, phys(2), 0x1000);
         let to_second = |stream| bench.unit.attach(stream, Target::Paging(&*second));
         assert!(matches!(to_second(adi(RED, 1)), Err(HwError::Unsupported(_))));
