@@ -2,10 +2,10 @@
 //! forgot it: what is taken out of the domain after any store in between is out of reach once that is confirmed.
 
 use super::PAGE;
-use iommu_core::hw::Domain;
+use iommu_core::hw::{Domain, Target};
 use iommu_tests::bench::{map, unmap};
 use iommu_tests::hooked::at_store;
-use iommu_tests::house::{Driver, House, each, frames, function};
+use iommu_tests::house::{Driver, House, Refusal, each, frames, function, part};
 use iommu_tests::over_both;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ const PAGES: u64 = 128;
 over_both! {
     a_stream_is_a_user_before_its_entry_can_be_followed,
     a_stream_is_a_user_until_hardware_has_forgotten_its_entry,
+    what_is_taken_out_while_nobody_leads_there_is_gone_when_somebody_comes,
 }
 
 /// The first byte of what a domain leads to: not aligned for more than pages.
@@ -87,4 +88,27 @@ fn a_stream_is_a_user_until_hardware_has_forgotten_its_entry<D: Driver>() {
             assert!(found > 0, "{}: it was never within reach", house.name());
         });
     }
+}
+
+/// Nobody is told of what is taken out of a domain without users, so whoever left it left nothing cached: by a detach, for
+/// identity, for another domain; a function, and a part of it where there are parts.
+fn what_is_taken_out_while_nobody_leads_there_is_gone_when_somebody_comes<D: Driver>() {
+    each::<D>(|house| {
+        let [red, ..] = house.kind.streams;
+        let (one, other) = (house.domain(), house.domain_with(0, first(1), PAGE));
+        let parts = house.capabilities().pasid_bits != 0 && house.kind.stage_of_parts;
+        for stream in [function(red)].into_iter().chain(parts.then(|| part(red, 1))) {
+            for target in [Target::Blocked, Target::Identity, Target::Paging(&*other)] {
+                map(&*one, 0, first(0), PAGE);
+                house.lead(stream, Target::Paging(&*one)).unwrap();
+                house.expect_of(stream, 0, Ok(first(0)));
+                house.lead(stream, target).unwrap();
+                unmap(&*one, 0, PAGE);
+                house.lead(stream, Target::Paging(&*one)).unwrap();
+                house.expect_of(stream, 0, Err(Refusal::NotMapped));
+                house.lead(stream, Target::Blocked).unwrap();
+            }
+        }
+        house.check();
+    });
 }
