@@ -91,9 +91,12 @@ impl<M: Machine> World<'_, M> {
             }
             self.accesses += 1;
             let seen = M::access(&self.machine.eye(), stream, at, write, translated);
+            let untranslatable = translated
+                && !self.machine.translates_identity()
+                && self.travellers[traveller].leads.contains(&Lead::Identity);
             let fine = match seen {
                 Some(phys) => allowed.hits.contains(&phys),
-                None => allowed.refused,
+                None => allowed.refused || untranslatable,
             };
             let name = self.name();
             let how = format!("{stream} at {at:#x}, write {write}, device TLB {translated}");

@@ -94,6 +94,9 @@ pub trait Machine {
     /// Whether accesses to this address never reach memory, untranslated or not.
     fn is_no_memory(&self, at: u64) -> bool;
 
+    /// Whether a device TLB gets translations of what is passed through; otherwise its requests for them are refused.
+    fn translates_identity(&self) -> bool;
+
     /// A guest's first stage on top of `parent`, which leads addresses [elsewhere](super::operations::through_guest); `None`
     /// where something is in the way of it.
     fn guest(&self, parent: &dyn Domain) -> Option<Box<dyn Nested>>;

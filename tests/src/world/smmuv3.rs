@@ -9,7 +9,7 @@ use iommu_core::addr::Iova;
 use iommu_core::hw::{Domain, Nested, NestedConfig, Pasid, Prot, Stream, StreamId, Unit};
 use iommu_hal::mem::Frames;
 use iommu_hal::{FrameRequest, WalkerMemory};
-use iommu_models::smmuv3::{Model, Queue};
+use iommu_models::smmuv3::{Config, Model, Queue};
 use std::sync::Arc;
 
 /// Words of a guest's stream table entry, as the driver takes them.
@@ -74,6 +74,12 @@ impl Machine for SmmuMachine {
         at >> self.bench.case.config.output_bits() != 0
     }
 
+    /// Section 3.9.1: translation requests of a stream that bypasses stage 1 and has no stage 2 are answered with Unsupported
+    /// Request.
+    fn translates_identity(&self) -> bool {
+        false
+    }
+
     fn guest(&self, parent: &dyn Domain) -> Option<Box<dyn Nested>> {
         if self.sizes.page != 1 << 12 {
             return None;
@@ -98,8 +104,9 @@ impl Machine for SmmuMachine {
         let words = [low, root.phys().get(), 0, 0xff];
         words.iter().enumerate().for_each(|(at, word)| context.frame(0).expect("a frame").store(at, *word));
         context.frame(0)?.clean(0, 8);
-        // V, Config = 5 and S1ContextPtr; S1CIR, S1COR, S1CSH.
-        let words = [1 | 5 << 1 | context.phys().get(), 1 << 2 | 1 << 4 | 3 << 6];
+        // V, Config = 5 and S1ContextPtr; S1CIR, S1COR, S1CSH, and EATS where the unit has it.
+        let ats = u64::from(self.bench.case.config.idr0 & Config::ATS != 0);
+        let words = [1 | 5 << 1 | context.phys().get(), 1 << 2 | 1 << 4 | 3 << 6 | ats << 28];
         // The guest keeps them for ever.
         std::mem::forget((context, root));
         self.bench.unit.create_nested(parent, &NestedConfig { kind: STREAM_ENTRY, words: &words }).ok()
@@ -132,13 +139,19 @@ impl Machine for SmmuMachine {
         self.bench.model.clone()
     }
 
-    fn access(model: &Arc<Model>, stream: Stream, at: u64, write: bool, _translated: bool) -> Option<u64> {
+    fn access(model: &Arc<Model>, stream: Stream, at: u64, write: bool, translated: bool) -> Option<u64> {
         let pasid = stream.pasid.map(Pasid::get);
-        let found = model.dma(stream.id.get(), pasid, Iova::new(at), 1, write);
+        let found = if translated {
+            model.endpoint(stream.id.get()).dma(pasid, Iova::new(at), 1, write)
+        } else {
+            model.dma(stream.id.get(), pasid, Iova::new(at), 1, write)
+        };
         found.ok().map(|extents| extents[0].start.get())
     }
 
-    fn forget_device_tlb(&self, _: StreamId) {}
+    fn forget_device_tlb(&self, stream: StreamId) {
+        self.bench.model.endpoint(stream.get()).forget();
+    }
 
     /// A CMD_SYNC waits for all of them (section 4.7.3), and the model lets none linger.
     fn in_flight(&self) -> Vec<InFlight> {

@@ -5,6 +5,8 @@ use crate::smmuv3::case::Case;
 use iommu_core::hw::Stage;
 use iommu_models::smmuv3::{Config, Model, Order};
 
+/// IDR5.GRAN4K, GRAN16K and GRAN64K.
+const GRANULES: u32 = 7 << 4;
 /// IDR3.BBML.
 const BBML: u32 = 3 << 11;
 /// IDR0.ASID16 and VMID16.
@@ -40,6 +42,14 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
     once_in(4, ", no HTTU", &|config| config.idr0_bits(3 << 6, false));
     once_in(4, ", BBML 0", &|config| Config { idr3: config.idr3 & !BBML, ..config });
     once_in(4, ", ATTR_TYPES_OVR", &|config| Config { idr1: config.idr1 ^ Config::ATTR_TYPES_OVR, ..config });
+    let only = |granule: u32| {
+        move |config: Config| match config.idr5 & GRANULES {
+            GRANULES => Config { idr5: config.idr5 & !GRANULES | granule, ..config },
+            _ => config,
+        }
+    };
+    once_in(5, ", 16 KiB", &only(1 << 5));
+    once_in(6, ", 64 KiB", &only(1 << 6));
     let snooped = !numbers.once_in(3);
     if !snooped {
         config = config.non_coherent();

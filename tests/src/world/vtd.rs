@@ -60,6 +60,10 @@ impl Machine for VtdMachine {
         at >> 20 == 0xfee
     }
 
+    fn translates_identity(&self) -> bool {
+        true
+    }
+
     fn guest(&self, parent: &dyn Domain) -> Option<Box<dyn Nested>> {
         // Its tables are memory of the parent, at their own addresses: those of the unit's memory, which nobody tries.
         let request = FrameRequest::single(46, WalkerMemory::Coherent);

@@ -2,10 +2,10 @@
 //! drivers of both architectures have in common stand in the suite `both`.
 
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{HwError, Target, Unit as _};
+use iommu_core::hw::{HwError, Prot, Target, Unit as _};
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model};
 use iommu_smmuv3::Unit;
-use iommu_tests::smmuv3::bench::{Bench, config_for, map, memory, range, stream, try_unmap, unmap};
+use iommu_tests::smmuv3::bench::{Bench, config_for, extent, map, memory, range, stream, try_unmap, unmap};
 use iommu_tests::smmuv3::case::Case;
 use iommu_tests::smmuv3::spy::{CMDQ_PROD, Moment, Spy};
 use std::sync::{Arc, Mutex};
@@ -226,5 +226,31 @@ fn a_producer_index_of_n_on_a_queue_of_n() {
         }
         // The model knows of indices beyond the queue, and of those that overtake the consumer.
         bench.check();
+    }
+}
+
+#[test]
+fn only_one_depth_and_granule_of_page_tables() {
+    // IDR5: each granule alone, and every width of output addresses from 40 bits on.
+    for granule in 0..3u32 {
+        for (oas, bits) in [(2u32, 40), (3, 42), (4, 44), (5, 48)] {
+            for mut case in Case::all().into_iter().filter(|case| case.config == Config::nested()) {
+                case.config.idr5 = oas | 1 << (4 + granule);
+                case.name = format!("{}, granule {granule}, {bits} bits", case.name);
+                let bench = Bench::up(&case);
+                let domain = bench.domain();
+                let page = 1u64 << (12 + 2 * granule);
+                assert_eq!(domain.geometry().page_sizes.smallest(), Some(page), "{}", case.name);
+                // As far as the geometry says, and no further.
+                let last = domain.geometry().aperture.last().get();
+                assert!(last >= (1 << 39) - 1, "{}: {last:#x}", case.name);
+                map(&*domain, last + 1 - page, RED, page);
+                bench.attach(SID, &*domain);
+                bench.expect(SID, last, Ok(RED + page - 1));
+                let beyond = domain.map(Iova::new(last + 1 - page), &[extent(BLUE, 2 * page)], Prot::READ);
+                assert!(beyond.is_err(), "{}", case.name);
+                bench.check();
+            }
+        }
     }
 }

@@ -3,3 +3,5 @@
 
 mod holes;
 mod random;
+mod rows;
+mod transitions;

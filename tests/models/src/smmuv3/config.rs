@@ -107,7 +107,8 @@ impl Config {
             // FWB and RIL, BBML 1.
             idr3: 1 << 8 | Self::RIL | 1 << 11 | 1 << 2,
             idr5: 5 | 7 << 4 | 16 << 16,
-            iidr: 0x483 << 20 | 0x43b,
+            // MMU-600 r2p0.
+            iidr: 0x483 << 20 | 2 << 16 | 0x43b,
             aidr: 2,
             gbpa: 0,
             ..base
