@@ -120,13 +120,14 @@ impl<H: Hal, F: Format> PageTable<H, F> {
     }
 
     /// As [`PageTable::for_each_row`], for what `table`, which translates what follows `base`, and those below it hold.
-    fn rows_below<'t, V: FnMut(Row<'t, H>) -> Result<(), HwError>>(
+    // Once for all visitors: a call each row costs nothing beside the row, a copy each visitor is text.
+    fn rows_below<'t>(
         &'t self,
         table: Frame<'t, H>,
         level: u8,
         base: Iova,
         range: IovaRange,
-        visit: &mut V,
+        visit: &mut dyn FnMut(Row<'t, H>) -> Result<(), HwError>,
     ) -> Result<(), HwError> {
         let at = |index: usize| base.wrapping_add(index as u64 * self.grain.size(level));
         let all = window(self.grain, table.entries(), level, base, range);

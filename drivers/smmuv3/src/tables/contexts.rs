@@ -8,7 +8,7 @@
 
 use super::look::word as word_at;
 use super::update::{Plan, Words, used_of_context};
-use super::{STES, Structure, store_words};
+use super::{STES, Structure, load_words, store_words};
 use crate::spec::cd::{CD_WORDS, CONTEXTS_LOG2, Level1Context};
 use alloc::vec::Vec;
 use iommu_core::addr::PhysAddr;
@@ -157,8 +157,7 @@ impl<H: Hal + Clone> Contexts<H> {
     /// How the descriptor `index` becomes `to`; `None` where it is valid, and another.
     pub(super) fn plan(&self, index: u32, to: &Words) -> Result<Option<Plan>, HwError> {
         let (frame, at) = self.descriptor(index)?;
-        let now = core::array::from_fn(|word| frame.load(at + word));
-        Ok(Plan::of(&now, to, used_of_context))
+        Ok(Plan::of(&load_words(&frame, at), to, used_of_context))
     }
 
     /// Stores the words of the descriptor `index` that differ.
@@ -195,7 +194,6 @@ impl<H: Hal + Clone> Contexts<H> {
     }
 
     /// The word at `at`, where that is in the table.
-    #[allow(dead_code, reason = "for the printed walk, which is to come")]
     pub(super) fn load(&self, at: PhysAddr) -> Option<u64> {
         word_at(&self.space.frames, at).or_else(|| self.leaves.iter().find_map(|(_, leaf)| word_at(leaf, at)))
     }

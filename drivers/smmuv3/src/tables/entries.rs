@@ -1,7 +1,7 @@
 //! The stream table: level-2 tables as they are needed, and entries word by word.
 
 use super::update::{Plan, Words, used_of_entry};
-use super::{FRAME_LOG2, Form, STE_LOG2, STES, Tables, frame, store_words};
+use super::{FRAME_LOG2, Form, STE_LOG2, STES, Tables, frame, load_words, store_words};
 use crate::spec::ste::{Level1Descriptor, STE_WORDS, StreamEntry};
 use iommu_core::hw::{HwError, StreamId};
 use iommu_hal::mem::{ENTRIES, Frame, Frames};
@@ -20,8 +20,7 @@ impl<H: Hal + Clone> Tables<H> {
     /// How the entry of a stream becomes `to`; `None` where that takes one that aborts in between.
     pub(crate) fn plan(&self, stream: StreamId, to: &Words) -> Result<Option<Plan>, HwError> {
         let (frame, at) = self.entry(stream)?;
-        let now = core::array::from_fn(|word| frame.load(at + word));
-        Ok(Plan::of(&now, to, used_of_entry))
+        Ok(Plan::of(&load_words(&frame, at), to, used_of_entry))
     }
 
     /// Stores the words of the entry of a stream that differ. None of the bits that do may be in use. The caller invalidates.

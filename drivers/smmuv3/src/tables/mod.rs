@@ -257,6 +257,11 @@ fn frame<H: Hal>(frames: &Frames<H>, index: usize) -> Result<Frame<'_, H>, HwErr
     frames.frame(index).ok_or(HwError::Hardware("a frame without memory"))
 }
 
+/// The words from `at` on.
+fn load_words<H: Hal>(frame: &Frame<'_, H>, at: usize) -> Words {
+    core::array::from_fn(|word| frame.load(at + word))
+}
+
 /// Stores those of an entry's words that differ, in any order as hardware sees it.
 fn store_words<H: Hal>(frame: &Frame<'_, H>, at: usize, words: &Words) {
     for (index, word) in words.iter().enumerate() {

@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// How the entry `now` becomes `to`, where hardware uses of an entry the bits that `used` says; `None` where it cannot be
     /// done but through an entry that uses nothing.
-    pub(crate) fn of(now: &Words, to: &Words, used: impl Fn(&Words) -> Words) -> Option<Self> {
+    pub(crate) fn of(now: &Words, to: &Words, used: fn(&Words) -> Words) -> Option<Self> {
         let (used_now, used_then) = (used(now), used(to));
         let mut prepared: Words = core::array::from_fn(|at| now[at] & used_now[at] | to[at] & !used_now[at]);
         let mut differing = (0..WORDS).filter(|at| (prepared[*at] ^ to[*at]) & used_then[*at] != 0);

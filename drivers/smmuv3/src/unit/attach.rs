@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::domain::State;
-use crate::invalidate::{Change, Seat};
+use crate::invalidate::{Change, Seat, Tag};
 use crate::spec::ste::DefaultSubstream;
 use crate::tables::{Destination, Form, Key, Plan, Room, Tables, Words, index};
 use iommu_alloc::Shared;
@@ -63,7 +63,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
             // With the entry, where nobody else needs it.
             None => tables.clear(key)?,
         }
-        self.invalidate_each(|add| each_of_block(tables, key, add))?;
+        self.invalidate_each(&|add| each_of_block(tables, key, add))?;
         self.confirmed(tables, key.stream);
         if stalls {
             self.end_stalls(tables, key);
@@ -89,10 +89,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         let left = held_state(tables, key)?.tag();
         to.state.add_user(spare);
         tables.leave_for(key, to)?;
-        let done = self.change_entry(tables, key.stream, Form::Function, plan, |tables, add| {
-            let user = tables.user(key);
-            add(&Change::EntryCleared { user, tag: left });
-        });
+        let done = self.change_entry(tables, key.stream, Form::Function, plan, Some(left));
         done.and_then(|()| tables.moved(key)).inspect_err(|_| {
             let _ = self.block(tables, key);
         })
@@ -129,21 +126,21 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         {
             // To allow stalls changes nothing where no descriptor asks for them.
             let form = tables.form(stream);
-            self.change_entry(tables, stream, form, &first, |_, _| ())?;
+            self.change_entry(tables, stream, form, &first, None)?;
             plan = tables.plan(stream, to)?;
         }
-        self.change_entry(tables, stream, form, &plan.ok_or(NO_WAY)?, |_, _| ())
+        self.change_entry(tables, stream, form, &plan.ok_or(NO_WAY)?, None)
     }
 
-    /// Carries out `plan` for the entry of a device, each step confirmed before the next. `left` adds what else must be
-    /// invalidated once the entry is the new one.
+    /// Carries out `plan` for the entry of a device, each step confirmed before the next. `left` is what a function
+    /// led to that leads elsewhere once the entry is the new one.
     fn change_entry(
         &self,
         tables: &mut Tables<H>,
         stream: StreamId,
         form: Form,
         plan: &Plan,
-        left: impl FnOnce(&Tables<H>, &mut dyn FnMut(&Change<'_>)),
+        left: Option<Tag>,
     ) -> Result<(), HwError> {
         // The level-1 descriptor that leads to an entry that aborts may be new. And hardware may hold pieces of such an entry as
         // it was; none may be left when its first word changes.
@@ -157,9 +154,11 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         if let Some(switch) = plan.switch {
             tables.switch(stream, form, switch)?;
         }
-        self.invalidate_each(|add| {
+        self.invalidate_each(&|add| {
             add(&Change::EntryStored { stream, new_table: false });
-            left(tables, add);
+            if let Some(tag) = left {
+                add(&Change::EntryCleared { user: tables.user(Key { stream, pasid: None }), tag });
+            }
         })?;
         self.confirmed(tables, stream);
         if let Some(words) = &plan.tidy {
@@ -201,7 +200,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     /// Has hardware confirm what changed in the entry of a device.
     pub(super) fn confirm(&self, tables: &mut Tables<H>, stream: StreamId) -> Result<(), HwError> {
-        self.invalidate_each(|add| tables.unconfirmed(stream).for_each(|change| add(&change)))?;
+        self.invalidate_each(&|add| tables.unconfirmed(stream).for_each(|change| add(&change)))?;
         self.confirmed(tables, stream);
         Ok(())
     }
@@ -235,7 +234,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     fn block(&self, tables: &mut Tables<H>, key: Key) -> Result<(), HwError> {
         tables.clear(key)?;
-        self.invalidate_each(|add| each_of_block(tables, key, add))?;
+        self.invalidate_each(&|add| each_of_block(tables, key, add))?;
         self.forget(tables, key)
     }
 
@@ -270,7 +269,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
         state.each_user(|user| outcome = outcome.and(tables.clear(user.into())));
         outcome?;
         // Then all of them together, in as few batches as it takes.
-        let done = self.invalidate_each(|add| {
+        let done = self.invalidate_each(&|add| {
             state.each_user(|user| each_of_block(&tables, user.into(), add));
             add(&retired);
         });
@@ -305,6 +304,7 @@ fn held_state<H: Hal + Clone>(tables: &Tables<H>, key: Key) -> Result<Shared<Sta
 }
 
 /// What must be invalidated for a stream that was cleared, with what is left to confirm of the entry of its device.
+#[inline(never)]
 fn each_of_block<H: Hal + Clone>(tables: &Tables<H>, key: Key, add: &mut dyn FnMut(&Change<'_>)) {
     tables.unconfirmed(key.stream).for_each(|change| add(&change));
     tables.was_cleared(key).for_each(|change| add(&change));

@@ -225,11 +225,13 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
 
     /// Carries out the plans for `changes`, as one.
     pub(crate) fn invalidate(&self, changes: &[Change<'_>]) -> Result<(), HwError> {
-        self.invalidate_each(|add| changes.iter().for_each(add))
+        self.invalidate_each(&|add| changes.iter().for_each(add))
     }
 
     /// Carries out the plans for the changes that `each` adds, as one.
-    pub(crate) fn invalidate_each(&self, each: impl FnOnce(&mut dyn FnMut(&Change<'_>))) -> Result<(), HwError> {
+    // Not in every caller: it is a batch, which is large, and all that happens to one.
+    #[inline(never)]
+    pub(crate) fn invalidate_each(&self, each: &dyn Fn(&mut dyn FnMut(&Change<'_>))) -> Result<(), HwError> {
         let mut submit = |batch: &[Command]| self.submit_commands(batch).map(drop);
         let mut batch = Batch::new(&mut submit);
         each(&mut |change| plan(&self.caps, change, &mut batch));
