@@ -157,6 +157,9 @@ pub enum GuestRequest {
     },
 }
 
+/// Takes changes one by one.
+pub(crate) type Add<'a> = dyn FnMut(&Change<'_>) + 'a;
+
 /// A change that hardware may have cached the old state of.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::domain::State;
-use crate::invalidate::{Change, Seat, Tag};
+use crate::invalidate::{Add, Change, Seat, Tag};
 use crate::spec::ste::DefaultSubstream;
 use crate::tables::{Destination, Form, Key, Plan, Room, Tables, Words, index};
 use iommu_alloc::Shared;
@@ -305,7 +305,7 @@ fn held_state<H: Hal + Clone>(tables: &Tables<H>, key: Key) -> Result<Shared<Sta
 
 /// What must be invalidated for a stream that was cleared, with what is left to confirm of the entry of its device.
 #[inline(never)]
-fn each_of_block<H: Hal + Clone>(tables: &Tables<H>, key: Key, add: &mut dyn FnMut(&Change<'_>)) {
+fn each_of_block<H: Hal + Clone>(tables: &Tables<H>, key: Key, add: &mut Add<'_>) {
     tables.unconfirmed(key.stream).for_each(|change| add(&change));
     tables.was_cleared(key).for_each(|change| add(&change));
 }

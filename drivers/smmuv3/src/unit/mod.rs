@@ -14,7 +14,7 @@ use crate::capabilities::{Capabilities, names};
 use crate::domain::{Domain, Identity, Nested, Trees};
 use crate::errors::{ErrorLog, GlobalErrors};
 use crate::fault::{EventRecord, Faults, Interrupts};
-use crate::invalidate::{Batch, Change, Tag, plan};
+use crate::invalidate::{Add, Batch, Change, Tag, plan};
 use crate::queue::{Marker, Queue};
 use crate::regs::Regs;
 use crate::spec::command::Command;
@@ -231,7 +231,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Carries out the plans for the changes that `each` adds, as one.
     // Not in every caller: it is a batch, which is large, and all that happens to one.
     #[inline(never)]
-    pub(crate) fn invalidate_each(&self, each: &dyn Fn(&mut dyn FnMut(&Change<'_>))) -> Result<(), HwError> {
+    pub(crate) fn invalidate_each(&self, each: &dyn Fn(&mut Add<'_>)) -> Result<(), HwError> {
         let mut submit = |batch: &[Command]| self.submit_commands(batch).map(drop);
         let mut batch = Batch::new(&mut submit);
         each(&mut |change| plan(&self.caps, change, &mut batch));
