@@ -4,11 +4,13 @@
 //! field of [`Kind`], with the section of the specification that makes it; no test asks which architecture it runs on. What a
 //! unit cannot do a test finds in its [capabilities](hw::UnitCapabilities), and asserts the error that is documented.
 
+mod guest;
 mod run;
 mod smmuv3;
 mod vtd;
 
-pub use run::each;
+pub use guest::{Guest, HOST, MEMORY, Own, TABLES, parent_config};
+pub use run::{each, each_of};
 pub use smmuv3::Smmuv3;
 pub use vtd::Vtd;
 
@@ -17,7 +19,7 @@ use crate::hooked::Hooked;
 use crate::spy::{Moment, Spy};
 use iommu_core::addr::PhysAddr;
 use iommu_core::hw::{self, Domain, DomainConfig, Fault, HwError, Stage, Stream, StreamId, Target, Transition, Wait};
-use iommu_core::hw::{Pasid, UnitCapabilities};
+use iommu_core::hw::{Invalidation, Pasid, UnitCapabilities};
 use iommu_hal::regs::Registers;
 use iommu_models::memory::TestMemory;
 use std::cell::RefCell;
@@ -155,6 +157,11 @@ pub trait Driver: Sized + 'static {
     /// The register that hardware is told by that there are requests.
     const DOORBELL: usize;
 
+    /// What a guest's entry has that leads to a table, beside its address.
+    const GUEST_TABLE: u64;
+    /// What a guest's entry has of a page that may be read and written.
+    const GUEST_PAGE: u64;
+
     /// A kind of unit with one stage of it.
     type Case: Clone + Send + Sync + 'static;
     /// The hardware.
@@ -167,6 +174,12 @@ pub trait Driver: Sized + 'static {
 
     /// Those with the fewest ids for domains, and how many domains can be there at once.
     fn few_ids() -> Vec<(Self::Case, usize)>;
+
+    /// Those on which guests have a stage 1 of their own.
+    fn nesting() -> Vec<Self::Case>;
+
+    /// Those that record what is written through domains, with each stage that does.
+    fn recording() -> Vec<Self::Case>;
 
     /// What a case is.
     fn kind(case: &Self::Case) -> Kind;
@@ -199,6 +212,18 @@ pub trait Driver: Sized + 'static {
     ///
     /// Why an access would be refused.
     fn walk(model: &Self::Model, read: Read64<'_>, stream: Stream, iova: u64, write: bool) -> Result<Walk, Refusal>;
+
+    /// What a driver is told of a guest's stage 1: kind and words. Of the pages the first is its first table, the second is for
+    /// whatever else that takes, which goes there by `put`; addresses are the guest's.
+    fn stage_of_guest(
+        case: &Self::Case,
+        pages: [u64; 2],
+        number: u16,
+        put: &mut dyn FnMut(u64, u64),
+    ) -> (u32, Vec<u64>);
+
+    /// What the guest says once it has changed the entry of the page at `iova`.
+    fn said_by_guest(case: &Self::Case, number: u16, iova: u64) -> Vec<Invalidation>;
 
     /// How the queue treats requests from now on.
     fn set_queue(model: &Self::Model, queue: Queue);

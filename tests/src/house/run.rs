@@ -9,6 +9,12 @@ pub fn each<D: Driver>(test: impl Fn(&House<D>)) {
     }
 }
 
+/// Runs `test` on each of `cases`.
+pub fn each_of<D: Driver>(cases: Vec<D::Case>, test: impl Fn(&House<D>)) {
+    assert!(!cases.is_empty(), "{}: no kind of unit", D::NAME);
+    cases.iter().for_each(|case| test(&House::up(case)));
+}
+
 /// Makes a test over each driver of each function, which is generic over the driver: `name::vtd` and `name::smmuv3`.
 #[macro_export]
 macro_rules! over_both {

@@ -6,7 +6,7 @@ use crate::smmuv3::bench::{LEVEL_2, config_for};
 use crate::smmuv3::case::Case;
 use crate::smmuv3::spy::CMDQ_PROD;
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{HwError, Stage, Stream, StreamId};
+use iommu_core::hw::{HwError, Invalidation, Stage, Stream, StreamId};
 use iommu_models::memory::TestMemory;
 use iommu_models::smmuv3::walk::translate;
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue as ModelQueue};
@@ -16,6 +16,10 @@ use std::time::Duration;
 
 /// The SMMUv3 driver on its model.
 pub struct Smmuv3;
+
+/// What a guest's stream table entry and its commands come as.
+const STREAM_ENTRY: u32 = 0x534d_4d55;
+const COMMAND: u32 = 0x534d_4d43;
 
 /// What an event (section 7.3) says in general. An STE that aborts records none.
 fn refusal(code: FaultCode) -> Refusal {
@@ -34,6 +38,10 @@ fn refusal(code: FaultCode) -> Refusal {
 impl Driver for Smmuv3 {
     const NAME: &'static str = "SMMUv3";
     const DOORBELL: usize = CMDQ_PROD;
+
+    /// A table descriptor of VMSAv8-64; a page of Normal memory, AP[1], SH, AF, nG.
+    const GUEST_TABLE: u64 = 3;
+    const GUEST_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 11;
 
     type Case = Case;
     type Model = Model;
@@ -59,6 +67,28 @@ impl Driver for Smmuv3 {
             Case { config, ..case }
         };
         Case::all().into_iter().map(|case| (few(case), 255)).collect()
+    }
+
+    /// Whatever errata the server's maker has: those have no nesting.
+    fn nesting() -> Vec<Case> {
+        let server = Config { iidr: 0, ..Config::server() };
+        let kinds = [
+            ("nested", Config::nested(), false),
+            ("nested, without ranges", Config::nested().without_ril(), false),
+            ("nested, server", server, false),
+            ("nested, server, not snooped", server.non_coherent(), true),
+        ];
+        let plain = Case::nested(Stage::Second);
+        kinds
+            .map(|(name, config, non_coherent)| Case { name: name.into(), config, non_coherent, ..plain.clone() })
+            .into()
+    }
+
+    /// IDR0.HTTU = 2 (section 6.3.1).
+    fn recording() -> Vec<Case> {
+        let kinds = [("recording", Config::nested().httu(2)), ("recording, server", Config::server())];
+        let each = |stage| kinds.map(|(name, config)| Case { name: name.into(), config, ..Case::nested(stage) });
+        [Stage::First, Stage::Second].into_iter().flat_map(each).collect()
     }
 
     fn kind(case: &Case) -> Kind {
@@ -111,6 +141,30 @@ impl Driver for Smmuv3 {
             (None, None) => 0,
         };
         Ok(Walk { phys: found.phys.get(), read: found.read, write: found.write, tag })
+    }
+
+    /// A context descriptor in the spare page: T0SZ, IR0, OR0, SH0, EPD1, V, IPS, AA64, R, A, ASET, ASID; TTB0; MAIR. The entry
+    /// has V, Config = 5, S1ContextPtr; S1CIR, S1COR, S1CSH, EATS (sections 5.2 and 5.4).
+    fn stage_of_guest(
+        case: &Case,
+        [root, spare]: [u64; 2],
+        number: u16,
+        put: &mut dyn FnMut(u64, u64),
+    ) -> (u32, Vec<u64>) {
+        let ips = u64::from(case.config.idr5 & 7).min(5) << 32;
+        let fixed = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31 | 1 << 41 | 7 << 45;
+        let words = [fixed | ips | u64::from(number) << 48, root, 0, 0xff];
+        words.iter().enumerate().for_each(|(at, word)| put(spare + 8 * at as u64, *word));
+        let ats = u64::from(case.config.idr0 & Config::ATS != 0);
+        (STREAM_ENTRY, vec![1 | 5 << 1 | spare, 1 << 2 | 1 << 4 | 3 << 6 | ats << 28])
+    }
+
+    /// CMD_TLBI_NH_VA, with a stream and a VMID that are not the host's, and CMD_ATC_INV of requests without PASID.
+    fn said_by_guest(case: &Case, number: u16, iova: u64) -> Vec<Invalidation> {
+        let request = |low, high| Invalidation { kind: COMMAND, words: [low, high] };
+        let translations = request(0x12 | 0x77 << 32 | u64::from(number) << 48, iova);
+        let device = (case.config.idr0 & Config::ATS != 0).then(|| request(0x40 | 0x77 << 32, iova));
+        [translations].into_iter().chain(device).collect()
     }
 
     fn set_queue(model: &Model, queue: Queue) {

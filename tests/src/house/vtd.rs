@@ -5,10 +5,11 @@ use crate::case::Case;
 use crate::hooked::Hooked;
 use crate::spy::IQT;
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::hw::{HwError, Stage, Stream, StreamId};
+use iommu_core::hw::{HwError, Invalidation, Stage, Stream, StreamId};
 use iommu_models::memory::TestMemory;
 use iommu_models::vtd::walk::translate;
 use iommu_models::vtd::{Config, Descriptor, FaultCode, Model, Queue as ModelQueue};
+use iommu_vtd::guest::{CHANGED, FIRST_STAGE};
 use iommu_vtd::{Structure, Unit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,10 @@ impl Driver for Vtd {
     const NAME: &'static str = "VT-d";
     const DOORBELL: usize = IQT;
 
+    /// P, R/W, U/S (section 9.9).
+    const GUEST_TABLE: u64 = 7;
+    const GUEST_PAGE: u64 = 7;
+
     type Case = Case;
     type Model = Model;
     type Unit = Unit<Hooked, Arc<Spied<Self>>>;
@@ -60,6 +65,19 @@ impl Driver for Vtd {
     fn few_ids() -> Vec<(Case, usize)> {
         let few = |case: Case| Case { config: case.config.domain_ids(0), ..case };
         Case::all().into_iter().map(|case| (few(case), 14)).collect()
+    }
+
+    fn nesting() -> Vec<Case> {
+        let plain = Config::server().ecap_bits(Config::ECAP_NEST | Config::ECAP_SSADS | Config::ECAP_EAFS, true);
+        let case = |name: &str, config| Case { name: name.into(), config, stage: Stage::Second, non_coherent: false };
+        vec![case("nested", plain), case("nested, caching mode", plain.caching_mode())]
+    }
+
+    /// ECAP.SSADS is of the second stage; the first has its flags anyhow.
+    fn recording() -> Vec<Case> {
+        let config = Config::server().ecap_bits(Config::ECAP_SSADS, true);
+        let case = |stage| Case { name: format!("recording, {stage:?}"), config, stage, non_coherent: false };
+        vec![case(Stage::First), case(Stage::Second)]
     }
 
     fn kind(case: &Case) -> Kind {
@@ -103,6 +121,16 @@ impl Driver for Vtd {
         let found = translate(read, model.root(), model.config(), requester(stream), pasid, Iova::new(iova), write);
         let found = found.map_err(refusal)?;
         Ok(Walk { phys: found.phys.get(), read: found.read, write: found.write, tag: found.domain.into() })
+    }
+
+    /// Four levels, no flag.
+    fn stage_of_guest(_: &Case, [root, _]: [u64; 2], _: u16, _: &mut dyn FnMut(u64, u64)) -> (u32, Vec<u64>) {
+        (FIRST_STAGE, vec![0, root, 48])
+    }
+
+    /// Device TLBs are the driver's.
+    fn said_by_guest(_: &Case, _: u16, iova: u64) -> Vec<Invalidation> {
+        vec![Invalidation { kind: CHANGED, words: [iova, 1] }]
     }
 
     fn set_queue(model: &Model, queue: Queue) {

@@ -7,6 +7,7 @@ mod identity;
 mod ids;
 mod ioas;
 mod lifetimes;
+mod nested;
 mod parallel;
 mod pasids;
 mod random;

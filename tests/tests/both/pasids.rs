@@ -8,9 +8,11 @@ use iommu_tests::bench::{map, unmap};
 use iommu_tests::heap::{until_it_succeeds, with_heap_of};
 use iommu_tests::house::{Driver, HUNG, House, Queue, Refusal, each, function, part};
 use iommu_tests::over_both;
+use iommu_tests::spy::Moment;
 
 over_both! {
     parts_are_told_apart_by_pasid_alone,
+    what_hardware_reads_of_a_part_while_it_comes_is_not_what_it_keeps,
     a_part_moves_and_goes_without_its_neighbours,
     the_function_and_its_parts_know_nothing_of_each_other,
     what_is_taken_out_of_a_domain_is_gone_for_every_part,
@@ -91,6 +93,41 @@ fn parts_are_told_apart_by_pasid_alone<D: Driver>() {
         }
         drop(domains);
         house.check_empty();
+    });
+}
+
+/// Whatever leads to a part may be read at any moment of an attach, and kept as it was then: also as not valid.
+fn what_hardware_reads_of_a_part_while_it_comes_is_not_what_it_keeps<D: Driver>() {
+    with_pasids::<D>(|house| {
+        let [red, ..] = house.kind.streams;
+        let (one, other) = (domain(house, 1), domain(house, 2));
+        // In every place of the table: of those that are there already, and of those that come with it.
+        let last = (1 << house.capabilities().pasid_bits) - 1;
+        let parts = [1, 2, 0x41, last].into_iter().filter(|pasid| *pasid <= last).map(|pasid| part(red, pasid));
+        let parts: Vec<Stream> = parts.collect();
+        // After how many of what the driver writes to the unit; 0: before.
+        for n in 0..12 {
+            for stream in parts.iter().copied() {
+                house.expect_of(stream, PAGE, Err(Refusal::Detached));
+                for to in [&one, &other] {
+                    let (model, mut left) = (house.model.clone(), n);
+                    house.spy.set_hook(Some(Box::new(move |_, moment| {
+                        left -= i32::from(left > 0 && moment == Moment::After);
+                        if left == 0 {
+                            let _ = D::access(&model, stream, PAGE, false);
+                        }
+                    })));
+                    lead(house, stream, &**to);
+                    house.spy.set_hook(None);
+                    house.expect_of(stream, PAGE, Ok(house.walk(stream, PAGE).expect("it leads there").phys));
+                }
+                house.expect_of(stream, PAGE, Ok(phys(2)));
+                detach(house, stream);
+                house.expect_of(stream, PAGE, Err(Refusal::Detached));
+            }
+        }
+        drop((one, other));
+        house.check();
     });
 }
 
