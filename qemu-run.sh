@@ -28,7 +28,7 @@ source tools/setup.sh
 scenarios_of() {
     case $1 in
     x86_64) printf '%s\n' second-stage first-stage legacy adi ;;
-    aarch64) printf '%s\n' stage-1 stage-2 ;;
+    aarch64) printf '%s\n' stage-1 stage-2 nested adi ;;
     esac
 }
 

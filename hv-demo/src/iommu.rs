@@ -93,4 +93,8 @@ pub enum Refusal {
     NotMapped(Stage, AccessKind),
     /// The mapping does not allow a write.
     ReadOnly(Stage),
+    /// The guest's context descriptor is not valid.
+    BadContext,
+    /// The guest's context descriptor lies where the guest has nothing.
+    ForeignContext,
 }

@@ -31,6 +31,8 @@ pub mod address {
     pub const BLUE: u64 = 0x20_0051_0000;
     /// Green's private page.
     pub const GREEN: u64 = 0x20_0052_0000;
+    /// Where a guest keeps the tables of a stage 1 of its own.
+    pub const TABLES: u64 = 0x20_0070_0000;
     /// What is mapped and unmapped.
     pub const CHANGING: u64 = 0x20_0060_0000;
     /// 1 GiB.
@@ -100,6 +102,11 @@ impl Buffer {
     /// The address `offset` bytes into it.
     pub fn at(&self, offset: u64) -> Iova {
         self.iova.wrapping_add(offset)
+    }
+
+    /// The same memory as it is seen at another address.
+    pub fn seen_at(&self, iova: u64) -> Self {
+        Self { iova: Iova::new(iova), prot: self.prot, runs: self.runs.clone() }
     }
 
     /// Its length in bytes.
@@ -216,6 +223,33 @@ impl Partition {
         private: u64,
         pasids: Option<&PasidSpace>,
     ) -> Result<Self, Error> {
+        let config = HwptConfig { pasid: pasids.is_some(), ..HwptConfig::new(stage) };
+        Self::with(name, owner, unit, config, private, pasids)
+    }
+
+    /// A partition in which a guest has a stage 1 of its own on top of the domain, which is of stage 2.
+    ///
+    /// # Errors
+    ///
+    /// What the core says.
+    pub fn for_guest(
+        name: &'static str,
+        owner: OwnerId,
+        unit: &Arc<dyn DemoUnit>,
+        private: u64,
+    ) -> Result<Self, Error> {
+        let config = HwptConfig { nest_parent: true, ..HwptConfig::new(Stage::Second) };
+        Self::with(name, owner, unit, config, private, None)
+    }
+
+    fn with(
+        name: &'static str,
+        owner: OwnerId,
+        unit: &Arc<dyn DemoUnit>,
+        config: HwptConfig,
+        private: u64,
+        pasids: Option<&PasidSpace>,
+    ) -> Result<Self, Error> {
         let memory = |buffer: Option<Buffer>| buffer.ok_or(Error::OutOfMemory);
         let page = memory(Buffer::contiguous(address::PAGE, 0, Prot::READ_WRITE))?;
         let large = memory(Buffer::contiguous(address::LARGE, 9, Prot::READ_WRITE))?;
@@ -230,7 +264,7 @@ impl Partition {
         let account = Account::new(limits)?;
         let ioas = Ioas::new(IoasConfig { account: Some(account.clone()), ..IoasConfig::default() })?;
         let unit: Arc<dyn Unit> = unit.clone();
-        let hwpt = Hwpt::new(&ioas, &unit, HwptConfig { pasid: pasids.is_some(), ..HwptConfig::new(stage) })?;
+        let hwpt = Hwpt::new(&ioas, &unit, config)?;
         let pasids = pasids.map(|space| space.set(PASIDS, Some(&account))).transpose()?;
         own.iter().try_for_each(|buffer| map(&account, &ioas, buffer))?;
         Ok(Self { name, owner, account, pasids, hwpt, ioas, page, large, huge, scattered, read_only, private })

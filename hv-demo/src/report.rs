@@ -10,6 +10,7 @@
 //! | `start` | the scenario begins: `scenario` |
 //! | `dma` | one transfer of a device; `frames` are where it may have gone |
 //! | `unmap` | a range was taken away; `frames` are what was behind it; `end` is the wait of its own flush |
+//! | `forget` | the same of a guest's own stage 1, by the guest's own request |
 //! | `attach`, `detach` | a stream was given a domain, or blocked |
 //! | `state` | something looked at without any DMA |
 //! | `end` | the scenario ended by itself: `passed`, `failed` |
@@ -73,12 +74,14 @@ impl Report {
             self.failed += 1;
             println!("  FAILED  {}: expected {expected}, seen {seen}", entry.check);
         }
+        // Markers are places in the trace.
+        let (kind, markers) = if self.untraced { ("state", None) } else { (entry.kind, entry.markers) };
         record!(
             concat!(
                 r#"{{"kind":"{}","check":"{}","stream":{},"pasid":{},"iova":{},"length":{},"access":{},"#,
                 r#""expected":"{}","seen":"{}","fault":{},"frames":{},"begin":{},"end":{},"passed":{}}}"#
             ),
-            if self.untraced { "state" } else { entry.kind },
+            kind,
             entry.check,
             Json(entry.stream.map(|stream| Hex(stream.id.get().into()))),
             Json(entry.stream.and_then(|stream| stream.pasid).map(of_pasid)),
@@ -89,8 +92,8 @@ impl Report {
             seen,
             Json(fault.map(FaultRecord)),
             Extents(entry.frames),
-            Json(entry.markers.map(|(begin, _)| begin)),
-            Json(entry.markers.map(|(_, end)| end)),
+            Json(markers.map(|(begin, _)| begin)),
+            Json(markers.map(|(_, end)| end)),
             passed,
         );
     }

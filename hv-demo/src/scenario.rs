@@ -5,9 +5,11 @@
 //! | `second-stage`, `stage-2` | functions | second stage |
 //! | `first-stage`, `stage-1` | functions | first stage |
 //! | `legacy` | functions | second stage, on a VT-d unit without scalable mode |
+//! | `nested` | functions | a guest's own stage 1, on top of stage 2 |
 //! | `adi` | parts of one function, by PASID only | whichever stage the unit offers, second if both |
 
 mod adi;
+mod nested;
 mod whole;
 
 use crate::checks::Device;
@@ -24,6 +26,8 @@ use iommu_core::hw::Stage;
 pub enum Scenario {
     /// Whole functions, with partitions translated by this stage.
     Whole(Stage),
+    /// Whole functions, with guests' own stages 1 on top of the partitions' stage 2.
+    Nested,
     /// Parts of one function.
     Parts,
 }
@@ -34,6 +38,7 @@ impl Scenario {
         match name {
             "first-stage" | "stage-1" => Some(Self::Whole(Stage::First)),
             "second-stage" | "stage-2" | "legacy" => Some(Self::Whole(Stage::Second)),
+            "nested" => Some(Self::Nested),
             "adi" => Some(Self::Parts),
             _ => None,
         }
@@ -43,6 +48,7 @@ impl Scenario {
     pub fn run(self, unit: &Arc<dyn DemoUnit>, devices: [Device; 4], report: &mut Report) {
         match self {
             Self::Whole(stage) => whole::run(unit, stage, devices, report),
+            Self::Nested => nested::run(unit, devices, report),
             Self::Parts => adi::run(unit, devices, report),
         }
     }

@@ -29,7 +29,8 @@ const ALL: [&str; 4] = ["second-stage", "first-stage", "legacy", "adi"];
 const WHOLE: [&str; 3] = ["second-stage", "first-stage", "legacy"];
 /// Those whose tables QEMU takes with 39 bits as well.
 const NARROW: [&str; 2] = ["second-stage", "legacy"];
-const ARM: [&str; 2] = ["stage-1", "stage-2"];
+/// The scenarios of aarch64.
+const ARM: [&str; 4] = ["stage-1", "stage-2", "nested", "adi"];
 
 /// Checks that each scenario has at least.
 const LEAST: u32 = 100;
@@ -45,12 +46,12 @@ fn each_passes(qemu: &str, scenarios: &[&str], extra: &[&str]) {
 
 #[test]
 fn aarch64_passes_on_qemu_10() {
-    passes(&["aarch64", "--qemu", "10"], &ARM, 2 * LEAST);
+    passes(&["aarch64", "--qemu", "10"], &ARM, 4 * LEAST);
 }
 
 #[test]
 fn aarch64_passes_on_qemu_11() {
-    passes(&["aarch64", "--qemu", "11"], &ARM, 2 * LEAST);
+    passes(&["aarch64", "--qemu", "11"], &ARM, 4 * LEAST);
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn the_scenarios_are_listed_and_nothing_else() {
         assert_eq!((run.status, &*run.output), (Some(0), "second-stage\nfirst-stage\nlegacy\nadi\n"));
     }
     let run = qemu_run(&["aarch64", "--list"]);
-    assert_eq!((run.status, &*run.output), (Some(0), "stage-1\nstage-2\n"));
+    assert_eq!((run.status, &*run.output), (Some(0), "stage-1\nstage-2\nnested\nadi\n"));
 }
 
 #[test]
@@ -166,7 +167,8 @@ fn what_cannot_be_is_refused_with_one_line_and_status_2() {
         &["--frobnicate"],
         &["riscv64"],
         &["aarch64", "--scenario", "second-stage"],
-        &["aarch64", "--scenario", "adi"],
+        &["aarch64", "--scenario", "legacy"],
+        &["--scenario", "nested"],
         &["--qemu", "/nowhere/qemu-system-x86_64"],
     ] {
         let run = qemu_run(arguments);

@@ -185,7 +185,21 @@ impl Lab<'_> {
     ) {
         let Transfer { access, iova, len } = transfer;
         let due = self.unit.reports_of(refusal, device.stream, access, iova, len);
-        self.not_moved(check, device, transfer, &due, intact);
+        self.not_moved(check, device, transfer, (&due, ""), intact);
+    }
+
+    /// The same, where each fault must say `says`, among others, of where it was refused.
+    pub fn refused_in(
+        &mut self,
+        check: &str,
+        device: &mut Device,
+        transfer: Transfer,
+        (refusal, says): (Refusal, &str),
+        intact: impl FnOnce() -> bool,
+    ) {
+        let Transfer { access, iova, len } = transfer;
+        let due = self.unit.reports_of(refusal, device.stream, access, iova, len);
+        self.not_moved(check, device, transfer, (&due, says), intact);
     }
 
     /// A write to a read-only page whose translation the unit has cached by now: refused like any other, but where the
@@ -199,19 +213,19 @@ impl Lab<'_> {
         intact: impl FnOnce() -> bool,
     ) {
         if self.unit.drops_cached_refusals(stage) {
-            self.not_moved(check, device, transfer, &[], intact);
+            self.not_moved(check, device, transfer, (&[], ""), intact);
         } else {
             self.refused(check, device, transfer, Refusal::ReadOnly(stage), intact);
         }
     }
 
-    /// A transfer that must come to the faults in `due`, with nothing moved.
+    /// A transfer that must come to the faults in `due`, each of which says `says`, with nothing moved.
     fn not_moved(
         &mut self,
         check: &str,
         device: &mut Device,
         transfer: Transfer,
-        due: &[Reported],
+        (due, says): (&[Reported], &str),
         intact: impl FnOnce() -> bool,
     ) {
         let (seen, markers, error) = self.run(device, transfer);
@@ -220,7 +234,12 @@ impl Lab<'_> {
         let outcome = match (error, seen.told) {
             (Some(error), _) => error,
             (None, Some(true)) => Outcome::Told(true),
-            (None, _) => seen.judge(stream, due, intact()),
+            (None, _) => {
+                match (seen.judge(stream, due, intact()), seen.faults.iter().find(|one| !one.text.contains(says))) {
+                    (Outcome::Refused(..), Some(fault)) => Outcome::Said(fault.text),
+                    (outcome, _) => outcome,
+                }
+            }
         };
         let entry = entry(check, device, transfer, &[], markers);
         self.report.check(&entry, expected, outcome, seen.faults.first());

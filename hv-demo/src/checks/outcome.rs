@@ -27,6 +27,8 @@ pub enum Outcome {
     Lost,
     /// The device was told otherwise than the unit reported and memory shows: whether it was let through.
     Told(bool),
+    /// As many faults as are due were reported, but one of them says this of where.
+    Said(&'static str),
     /// The device itself did not do its part.
     Device(EngineError),
     /// The unit did not do its part.
@@ -47,6 +49,7 @@ impl fmt::Display for Outcome {
             Self::Told(through) => {
                 write!(f, "the device was told that it {} let through", if through { "was" } else { "was not" })
             }
+            Self::Said(text) => write!(f, "a fault that says: {text}"),
             Self::Device(error) => error.fmt(f),
             Self::Unit(error) => error.fmt(f),
         }

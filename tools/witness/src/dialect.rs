@@ -58,13 +58,32 @@ impl Mode {
     }
 }
 
+/// How an SMMUv3 unit is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Regime {
+    /// Translating by this stage alone.
+    One(Stage),
+    /// By guests' own stages 1, and what these lead to by stage 2; or by stage 2 alone where a guest asks for that.
+    Nested,
+}
+
+impl Regime {
+    /// The stage of the hypervisor's domains, by whose ids translations are told apart.
+    pub fn tagged_by(self) -> Stage {
+        match self {
+            Self::One(stage) => stage,
+            Self::Nested => Stage::Second,
+        }
+    }
+}
+
 /// An IOMMU and how it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dialect {
     /// Intel VT-d in this mode.
     Vtd(Mode),
-    /// Arm SMMUv3, translating by this stage.
-    Smmuv3(Stage),
+    /// Arm SMMUv3 in this regime.
+    Smmuv3(Regime),
 }
 
 impl Dialect {
@@ -78,25 +97,31 @@ impl Dialect {
             ("intel-iommu", "legacy") => Some(Self::Vtd(Mode::Legacy)),
             ("intel-iommu", "adi") => Some(Self::Vtd(Mode::Scalable(if first { Stage::First } else { Stage::Second }))),
             // Parts of functions are those of a unit in software: QEMU's sees nothing of them.
-            ("arm-smmuv3", "stage-1" | "adi") => Some(Self::Smmuv3(Stage::First)),
-            ("arm-smmuv3", "stage-2") => Some(Self::Smmuv3(Stage::Second)),
+            ("arm-smmuv3", "stage-1" | "adi") => Some(Self::Smmuv3(Regime::One(Stage::First))),
+            ("arm-smmuv3", "stage-2") => Some(Self::Smmuv3(Regime::One(Stage::Second))),
+            ("arm-smmuv3", "nested") => Some(Self::Smmuv3(Regime::Nested)),
             _ => None,
         }
     }
 
-    /// The stage that translates.
+    /// The stage that translates; of the two of a guest, that of the hypervisor's domains.
     pub fn stage(self) -> Stage {
         match self {
             Self::Vtd(mode) => mode.stage(),
-            Self::Smmuv3(stage) => stage,
+            Self::Smmuv3(regime) => regime.tagged_by(),
         }
+    }
+
+    /// Whether guests' own stages 1 translate before that.
+    pub fn is_nested(self) -> bool {
+        self == Self::Smmuv3(Regime::Nested)
     }
 
     /// The events in a trace.
     pub fn read(self, text: &str) -> Trace {
         match self {
             Self::Vtd(mode) => vtd::trace::read(text, mode),
-            Self::Smmuv3(stage) => smmuv3::trace::read(text, stage),
+            Self::Smmuv3(regime) => smmuv3::trace::read(text, regime),
         }
     }
 
@@ -104,7 +129,7 @@ impl Dialect {
     pub fn required(self, change: Change, stream: Stream, conditions: Conditions) -> Vec<Vec<Step>> {
         match self {
             Self::Vtd(mode) => vtd::changes::required(change, mode, stream, conditions),
-            Self::Smmuv3(stage) => smmuv3::changes::required(change, stage),
+            Self::Smmuv3(regime) => smmuv3::changes::required(change, regime),
         }
     }
 
@@ -117,10 +142,13 @@ impl Dialect {
     }
 
     /// What an invalidation of some addresses of a domain is called here.
-    pub fn name_of_range(self, domain: u16) -> String {
+    pub fn name_of_range(self, domain: u16, stage: Stage) -> String {
         match self {
             Self::Vtd(_) => format!("an IOTLB invalidation of domain {domain:#x}"),
-            Self::Smmuv3(stage) => format!("a {}", smmuv3::changes::name(Step::Tlb(Some(domain), stage))),
+            Self::Smmuv3(Regime::Nested) if stage == Stage::First => {
+                format!("a TLB invalidation of stage 1 under VMID {domain:#x}")
+            }
+            Self::Smmuv3(_) => format!("a {}", smmuv3::changes::name(Step::Tlb(Some(domain), stage))),
         }
     }
 

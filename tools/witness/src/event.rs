@@ -117,6 +117,8 @@ pub struct Refusal {
     pub direction: Option<Direction>,
     /// The domain in which it was looked up, where it came to that.
     pub domain: Option<u16>,
+    /// It was the unit's own access to what leads to a guest's tables that was refused; whose address is not told.
+    pub fetch: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -126,6 +128,7 @@ impl fmt::Display for Refusal {
         self.domain.map_or(Ok(()), |domain| write!(f, " in domain {domain:#x}"))?;
         self.direction.map_or(Ok(()), |direction| write!(f, " a {direction}"))?;
         match self.code {
+            Some(code) if self.fetch => write!(f, ", reason {code:#x} for what leads to its tables"),
             Some(code) => write!(f, ", reason {code:#x}"),
             None => f.write_str(" in silence"),
         }

@@ -39,6 +39,8 @@ pub enum Claim {
     Dma(Transfer),
     /// A range was taken away from the domain of a stream.
     Unmap(Area),
+    /// A guest took a range away from its own stage 1, and told of that.
+    Forget(Area),
     /// A stream was given a domain.
     Attach(Stream),
     /// A stream was blocked.
@@ -143,6 +145,7 @@ impl Raw {
             "attach" => Claim::Attach(self.stream()?),
             "detach" => Claim::Detach(self.stream()?),
             "unmap" => Claim::Unmap(self.area()?),
+            "forget" => Claim::Forget(self.area()?),
             "dma" => Claim::Dma(Transfer {
                 area: self.area()?,
                 direction: direction(self.access.as_deref().ok_or("no access")?)?,

@@ -13,14 +13,16 @@ use alloc::vec::Vec;
 use core::fmt;
 use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{
-    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Stage, Stream, StreamId, Target, Transition,
-    UnitCapabilities,
+    self, AccessKind, DeviceTlb, Domain, DomainConfig, Fault, FaultReport, HwError, Invalidation, Nested, NestedConfig,
+    PageResponse, Stage, Stream, StreamId, Target, Transition, UnitCapabilities,
 };
 use iommu_core::region::ReservedRegion;
 use iommu_discovery::Sbdf;
 use iommu_discovery::devicetree::{DeviceTree, Smmu, Streams};
+use iommu_discovery::regions::required_regions_smmu;
 use iommu_discovery::topology::Topology;
 use iommu_hal::regs::Mmio;
+use iommu_smmuv3::dump::{End, Walk};
 use iommu_smmuv3::{Config, Unit};
 
 /// Event numbers (SMMUv3 section 7.3).
@@ -90,14 +92,13 @@ impl Iommus {
         self.streams.of(requester).ok().map(|(_, stream)| stream)
     }
 
-    /// What must be kept free or mapped to itself wherever `function` is attached: nothing that a devicetree of this kind
-    /// would say.
+    /// What must be kept free or mapped to itself wherever `function` is attached.
     ///
     /// # Errors
     ///
-    /// None.
-    pub fn regions_of(&self, _: &Topology, _: Sbdf) -> Result<Vec<ReservedRegion>, String> {
-        Ok(Vec::new())
+    /// A sentence that says what is wrong.
+    pub fn regions_of(&self, topology: &Topology, function: Sbdf) -> Result<Vec<ReservedRegion>, String> {
+        required_regions_smmu(&self.streams, topology, function).map_err(|error| format!("{function}: {error}"))
     }
 }
 
@@ -134,8 +135,24 @@ impl hw::Unit for SmmuUnit {
         self.unit.create_domain(config)
     }
 
+    fn create_nested(&self, parent: &dyn Domain, config: &NestedConfig<'_>) -> Result<Box<dyn Nested>, HwError> {
+        self.unit.create_nested(parent, config)
+    }
+
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
         self.unit.attach(stream, target)
+    }
+
+    fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
+        self.unit.respond(response)
+    }
+
+    fn invalidate_device(&self, stream: StreamId, request: &Invalidation) -> Result<(), HwError> {
+        self.unit.invalidate_device(stream, request)
+    }
+
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        self.unit.set_device_tlb(stream, tlb)
     }
 
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
@@ -149,6 +166,14 @@ impl DemoUnit for SmmuUnit {
         write!(f, "SMMUv3 at {}: IDR0 to IDR5", self.base)?;
         hardware.idr().iter().try_for_each(|idr| write!(f, " {idr:#010x}"))?;
         write!(f, ": {hardware}")
+    }
+
+    fn print_registers(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        write!(f, "{}", self.unit.registers())
+    }
+
+    fn print_walk(&self, stream: Stream, iova: Iova, f: &mut dyn fmt::Write) -> Option<Option<PhysAddr>> {
+        printed(&self.unit.walk(stream, iova), f)
     }
 
     fn sync(&self) -> Result<u32, HwError> {
@@ -168,13 +193,18 @@ impl DemoUnit for SmmuUnit {
     /// it, there is no such part, which is a bad stream id and an event without an address.
     fn reports_of(&self, refusal: Refusal, _: Stream, access: AccessKind, iova: Iova, len: usize) -> Vec<Reported> {
         let translated = |code| accesses(iova, len).map(|iova| Reported { code, iova, access, pasid: None }).collect();
+        // The driver calls an event that tells of no access a write at 0.
+        let nowhere = |code| {
+            let event = Reported { code, iova: Iova::new(0), access: AccessKind::Write, pasid: None };
+            accesses(iova, len).map(|_| event).collect()
+        };
         match refusal {
-            Refusal::NothingAttached => {
-                // The driver calls an event that tells of no access a write at 0.
-                let (code, iova_of_none) = (event::C_BAD_STREAMID, Iova::new(0));
-                let nowhere = Reported { code, iova: iova_of_none, access: AccessKind::Write, pasid: None };
-                accesses(iova, len).map(|_| nowhere).collect()
-            }
+            Refusal::NothingAttached => nowhere(event::C_BAD_STREAMID),
+            Refusal::BadContext => nowhere(event::C_BAD_CD),
+            // The read of the descriptor is what is refused, and what is told of as the access.
+            Refusal::ForeignContext => accesses(iova, len)
+                .map(|iova| Reported { code: event::F_TRANSLATION, iova, access: AccessKind::Read, pasid: None })
+                .collect(),
             // No QEMU has substreams.
             Refusal::NotAttached | Refusal::NothingAttachedByPasid | Refusal::PasidNotAttached => Vec::new(),
             Refusal::NotMapped(..) => translated(event::F_TRANSLATION),
@@ -199,6 +229,15 @@ impl DemoUnit for SmmuUnit {
         };
         (key == "stage").then(|| (value.to_string(), stages.to_string()))
     }
+}
+
+/// Prints a walk; where a write ends.
+pub(super) fn printed(walk: &Walk, f: &mut dyn fmt::Write) -> Option<Option<PhysAddr>> {
+    write!(f, "{walk}").ok()?;
+    Some(match walk.end(true) {
+        End::Reaches(phys) => Some(phys),
+        _ => None,
+    })
 }
 
 /// Where each access begins that QEMU makes in place of a transfer that does not translate: naturally aligned, of one,

@@ -1,7 +1,7 @@
 //! A unit with substreams and a function that uses them, both in software: no QEMU has either. The driver is the same, its
 //! registers are the model's, and what the function moves is the machine's memory.
 
-use super::iommu::event;
+use super::iommu::{event, printed};
 use crate::checks::{Device, Engine};
 use crate::doorbell::{self, BUFFER, Doorbell, Part, WINDOW, reg};
 use crate::edu::BUFFER_SIZE;
@@ -19,8 +19,8 @@ use iommu_core::addr::{Iova, PhysAddr, PhysExtent};
 use iommu_core::device::{self as core_device, DeviceConfig};
 use iommu_core::group::Group;
 use iommu_core::hw::{
-    self, AccessKind, Domain, DomainConfig, Fault, FaultReport, HwError, Pasid, Stage, Stream, StreamId, Target,
-    Transition, UnitCapabilities,
+    self, AccessKind, DeviceTlb, Domain, DomainConfig, Fault, FaultReport, HwError, Invalidation, Nested, NestedConfig,
+    PageResponse, Pasid, Stage, Stream, StreamId, Target, Transition, UnitCapabilities,
 };
 use iommu_hal::regs::Registers;
 use iommu_models::memory::TestMemory;
@@ -85,8 +85,24 @@ impl hw::Unit for ModelUnit {
         self.unit.create_domain(config)
     }
 
+    fn create_nested(&self, parent: &dyn Domain, config: &NestedConfig<'_>) -> Result<Box<dyn Nested>, HwError> {
+        self.unit.create_nested(parent, config)
+    }
+
     fn attach(&self, stream: Stream, target: Target<'_>) -> Result<Transition, HwError> {
         self.unit.attach(stream, target)
+    }
+
+    fn respond(&self, response: &PageResponse) -> Result<(), HwError> {
+        self.unit.respond(response)
+    }
+
+    fn invalidate_device(&self, stream: StreamId, request: &Invalidation) -> Result<(), HwError> {
+        self.unit.invalidate_device(stream, request)
+    }
+
+    fn set_device_tlb(&self, stream: StreamId, tlb: Option<DeviceTlb>) -> Result<(), HwError> {
+        self.unit.set_device_tlb(stream, tlb)
     }
 
     fn report_faults(&self, sink: &mut dyn FnMut(&Fault)) -> FaultReport {
@@ -97,6 +113,14 @@ impl hw::Unit for ModelUnit {
 impl DemoUnit for ModelUnit {
     fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         write!(f, "SMMUv3 in software: {}", self.unit.hardware())
+    }
+
+    fn print_registers(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        write!(f, "{}", self.unit.registers())
+    }
+
+    fn print_walk(&self, stream: Stream, iova: Iova, f: &mut dyn fmt::Write) -> Option<Option<PhysAddr>> {
+        printed(&self.unit.walk(stream, iova), f)
     }
 
     fn sync(&self) -> Result<u32, HwError> {
@@ -129,8 +153,8 @@ impl DemoUnit for ModelUnit {
             Refusal::NotAttached => Vec::new(),
             // No table of context descriptors, or none of that part of it.
             Refusal::NothingAttachedByPasid => nowhere(event::C_BAD_SUBSTREAMID),
-            Refusal::PasidNotAttached => nowhere(event::C_BAD_CD),
-            Refusal::NotMapped(..) => translated(event::F_TRANSLATION),
+            Refusal::PasidNotAttached | Refusal::BadContext => nowhere(event::C_BAD_CD),
+            Refusal::NotMapped(..) | Refusal::ForeignContext => translated(event::F_TRANSLATION),
             Refusal::ReadOnly(_) => translated(event::F_PERMISSION),
         }
     }

@@ -170,6 +170,8 @@ impl DemoUnit for VtdUnit {
             Refusal::NotMapped(Stage::Second, _) | Refusal::ReadOnly(Stage::Second) => 0x05,
             Refusal::NotMapped(Stage::First, _) => 0x71,
             Refusal::ReadOnly(Stage::First) => 0x85,
+            // There is no such structure.
+            Refusal::BadContext | Refusal::ForeignContext => return Vec::new(),
         };
         let reached = matches!(refusal, Refusal::NotMapped(..) | Refusal::ReadOnly(_));
         let pasid = stream.pasid.filter(|_| reached).and_then(|pasid| Pasid::new(pasid.get() & 0xffff));

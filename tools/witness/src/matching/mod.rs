@@ -86,6 +86,9 @@ impl Witness {
                 .and_then(|()| unmap::check(area, slice, self.dialect, &self.history))
                 // Whether hardware was told or not, the memory is not the partition's any more.
                 .and(self.history.unmap(&check.name, area)),
+            Claim::Forget(area) => no_access(slice)
+                .and_then(|()| unmap::check_of_guest(area, slice, self.dialect, &self.history))
+                .and(self.history.unmap(&check.name, area)),
             Claim::Attach(stream) => {
                 let change = self.history.domain_before(*stream).map_or(Change::Attach, Change::Move);
                 let result = no_access(slice).and_then(|()| self.changed(change, *stream, slice));

@@ -18,7 +18,10 @@ pub fn check(
 ) -> Result<(), Mismatch> {
     match (check.expected.as_str(), dialect) {
         ("moved", _) => moved(transfer, slice, history),
-        ("dropped without a fault", Dialect::Smmuv3(_)) if history.domain_before(transfer.area.stream).is_none() => {
+        ("dropped without a fault", Dialect::Smmuv3(_))
+            // A guest may have its own streams aborted.
+            if dialect.is_nested() || history.domain_before(transfer.area.stream).is_none() =>
+        {
             aborted(transfer, slice)
         }
         ("dropped without a fault", _) => dropped(transfer, slice, history),
@@ -132,7 +135,8 @@ fn refused_by_events(
     each_access(transfer, slice, "an event", Some(code), |access, address| {
         let Access::Refused(now) = *access else { return false };
         domain = domain.or(now.domain);
-        let like_first = first.get_or_insert(now).address.is_some() == now.address.is_some();
+        let first = first.get_or_insert(now);
+        let like_first = (first.address.is_some(), first.fetch) == (now.address.is_some(), now.fetch);
         (now.source, now.code) == (area.stream.id, Some(code))
             && like_first
             && now.address.is_none_or(|found| found == address)
@@ -145,8 +149,11 @@ fn refused_by_events(
         let expected = format!("the guest to take {due} events");
         return Err(Mismatch::at(slice.end().line, expected, format!("{taken} taken")));
     }
-    // An event that tells of no access is called a write at 0.
-    let first = match first.and_then(|first| first.address) {
+    // An event that tells of no access is called a write at 0. Where it is the unit's own read that is refused, the event is of
+    // the access that it is for, and tells of a read.
+    let of_fetch = first.is_some_and(|first| first.fetch).then_some(area.span.first);
+    let direction = of_fetch.map_or(direction, |_| &Direction::Read);
+    let first = match first.and_then(|first| first.address).or(of_fetch) {
         Some(address) => Fault { source: area.stream.id, address, code, direction: *direction, pasid: None },
         None => Fault { source: area.stream.id, address: 0, code, direction: Direction::Write, pasid: None },
     };
@@ -166,7 +173,7 @@ fn aborted(transfer: &Transfer, slice: &Slice<'_>) -> Result<(), Mismatch> {
     no_fault_recorded(slice)?;
     each_access(transfer, slice, "an abort in silence", None, |access, address| {
         let (source, address) = (transfer.area.stream.id, Some(address));
-        *access == Access::Refused(Refusal { source, address, code: None, direction: None, domain: None })
+        *access == Access::Refused(Refusal { source, address, code: None, direction: None, domain: None, fetch: false })
     })
 }
 
@@ -181,7 +188,7 @@ fn dropped(transfer: &Transfer, slice: &Slice<'_>, history: &History) -> Result<
         }
         Access::Refused(refusal) => {
             let (source, address, direction) = (area.stream.id, Some(address), Some(*direction));
-            *refusal == Refusal { source, address, code: None, direction, domain: Some(domain) }
+            *refusal == Refusal { source, address, code: None, direction, domain: Some(domain), fetch: false }
         }
         _ => false,
     })

@@ -43,7 +43,7 @@ impl Verdict {
                 *match check.claim {
                     Claim::State => &mut self.states,
                     Claim::Dma(_) => &mut self.transfers,
-                    Claim::Unmap(_) => &mut self.unmaps,
+                    Claim::Unmap(_) | Claim::Forget(_) => &mut self.unmaps,
                     Claim::Attach(_) | Claim::Detach(_) => &mut self.changes,
                 } += 1;
             }

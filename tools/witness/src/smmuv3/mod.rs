@@ -2,5 +2,6 @@
 
 pub mod changes;
 mod commands;
+mod nested;
 mod tlb;
 pub mod trace;

@@ -1,5 +1,6 @@
 //! What the unit's TLB was seen to take in: a hit's line does not say which entry it was.
 
+use crate::dialect::Regime;
 use crate::event::{Span, Stage};
 
 /// How an entry is tagged, as the trace says it.
@@ -12,13 +13,19 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// The id of the domain: an ASID under VMID 0 for stage 1, a VMID for stage 2. `None` for any other tag.
-    pub fn domain(self, stage: Stage) -> Option<u16> {
-        match (stage, self.asid) {
-            (Stage::First, asid) if self.vmid == 0 => u16::try_from(asid).ok(),
-            (Stage::Second, u64::MAX) => u16::try_from(self.vmid).ok(),
+    /// The id of the domain: an ASID under VMID 0 for stage 1, a VMID for stage 2, which counts for what a guest's stage 1 is
+    /// on top of it, too, whatever the guest's ASIDs. `None` for any other tag.
+    pub fn domain(self, regime: Regime) -> Option<u16> {
+        match (regime, self.asid) {
+            (Regime::One(Stage::First), asid) if self.vmid == 0 => u16::try_from(asid).ok(),
+            (Regime::One(Stage::Second), u64::MAX) | (Regime::Nested, _) => u16::try_from(self.vmid).ok(),
             _ => None,
         }
+    }
+
+    /// Whether it is of no ASID, as what stage 2 alone has translated.
+    pub fn is_stage_2(self) -> bool {
+        self.asid == u64::MAX
     }
 }
 
@@ -35,6 +42,8 @@ pub struct Entry {
     pub readable: bool,
     /// Whether it lets writes through.
     pub writable: bool,
+    /// What of these two the trace shows where it is used: for a guest's, what the guest's stage 1 lets through.
+    pub shown: (bool, bool),
 }
 
 /// All entries ever taken in, the newest last. Those that were dropped stay: that they are not used any more is for the
@@ -47,6 +56,11 @@ impl Tlb {
     pub fn insert(&mut self, entry: Entry) {
         self.0.retain(|held| (held.tag, held.block) != (entry.tag, entry.block));
         self.0.push(entry);
+    }
+
+    /// Whether there is anything of this tag.
+    pub fn knows(&self, tag: Tag) -> bool {
+        self.0.iter().any(|entry| entry.tag == tag)
     }
 
     /// The entry that a hit used: the newest there, among those that lead to `phys` where that is known.
@@ -88,9 +102,12 @@ mod tests {
     #[test]
     fn domains() {
         let stage2 = Tag { asid: u64::MAX, vmid: 2 };
-        assert_eq!((TAG.domain(Stage::First), TAG.domain(Stage::Second)), (Some(1), None));
-        assert_eq!((stage2.domain(Stage::First), stage2.domain(Stage::Second)), (None, Some(2)));
-        assert_eq!(Tag { asid: 1, vmid: 2 }.domain(Stage::First), None);
+        let (first, second) = (Regime::One(Stage::First), Regime::One(Stage::Second));
+        assert_eq!((TAG.domain(first), TAG.domain(second)), (Some(1), None));
+        assert_eq!((stage2.domain(first), stage2.domain(second)), (None, Some(2)));
+        let guest = Tag { asid: 1, vmid: 2 };
+        assert_eq!((guest.domain(first), guest.domain(second)), (None, None));
+        assert_eq!((guest.domain(Regime::Nested), stage2.domain(Regime::Nested)), (Some(2), Some(2)));
     }
 
     #[test]
@@ -102,6 +119,7 @@ mod tests {
             phys: 0x5000,
             readable: true,
             writable: false,
+            shown: (true, false),
         };
         let large = Entry { block: Span { first: 0, last: 0x1f_ffff }, phys: 0x20_0000, ..page };
         tlb.insert(page);

@@ -11,7 +11,9 @@
 //! has is named and not said which.
 
 use super::commands::Commands;
+use super::nested::Fetch;
 use super::tlb::{Entry, Tag, Tlb, block, page_bits};
+use crate::dialect::Regime;
 use crate::event::{
     Access, Direction, Domains, Event, Invalidation, Refusal, Setup, Span, Stage, Trace, Translation, What,
 };
@@ -49,15 +51,17 @@ const REASONS: [(&str, u32); 18] = [
     ("E_PAGE_REQ", 0x24),
 ];
 
+/// The first of them that tells of an address.
+const FIRST_OF_ACCESS: u32 = 0x0b;
+
 /// Of them, that an entry does not let such an access through.
 const PERMISSION: u32 = 0x13;
 
 /// Lines inside of an access that say nothing which is needed.
-const INSIDE: [&str; 9] = [
+const INSIDE: [&str; 8] = [
     "smmuv3_find_ste",
     "smmuv3_find_ste_2lvl",
     "smmuv3_get_ste",
-    "smmuv3_get_cd",
     "smmuv3_decode_cd",
     "smmuv3_decode_cd_tt",
     "smmu_get_pte",
@@ -68,10 +72,10 @@ const INSIDE: [&str; 9] = [
 /// Address bits of an entry in a page table.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// The events in `text`, of a unit that translates by `stage`.
-pub fn read(text: &str, stage: Stage) -> Trace {
+/// The events in `text`, of a unit in this regime.
+pub fn read(text: &str, regime: Regime) -> Trace {
     let mut reader = Reader {
-        stage,
+        regime,
         trace: Trace::default(),
         commands: Commands::default(),
         tlb: Tlb::default(),
@@ -91,35 +95,39 @@ pub fn read(text: &str, stage: Stage) -> Trace {
 }
 
 /// An access that has not come to anything yet.
-struct Open {
+pub(super) struct Open {
     line: usize,
-    source: u32,
-    lookup: Option<Lookup>,
-    walked: Option<Walked>,
-    inserted: Option<(Tag, Span)>,
+    pub(super) source: u32,
+    pub(super) lookup: Option<Lookup>,
+    pub(super) walked: Option<Walked>,
+    pub(super) inserted: Option<(Tag, Span)>,
+    /// For a guest, besides: what stage 2 alone did.
+    pub(super) fetch: Fetch,
 }
 
 /// The look-up of its translation.
-struct Lookup {
-    tag: Tag,
-    iova: u64,
-    hit: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Lookup {
+    pub(super) tag: Tag,
+    pub(super) iova: u64,
+    pub(super) hit: bool,
 }
 
 /// The leaf that a walk came to.
-struct Walked {
-    level: u64,
-    phys: u64,
-    readable: bool,
-    writable: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Walked {
+    pub(super) level: u64,
+    pub(super) phys: u64,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
 }
 
-struct Reader {
-    stage: Stage,
+pub(super) struct Reader {
+    regime: Regime,
     trace: Trace,
     commands: Commands,
-    tlb: Tlb,
-    open: Option<Open>,
+    pub(super) tlb: Tlb,
+    pub(super) open: Option<Open>,
     /// Index mask of the event queue, and how far the guest has read.
     faults: Option<(u64, u64)>,
 }
@@ -132,6 +140,10 @@ impl Reader {
             return Some(());
         }
         match name {
+            "smmuv3_get_cd" => {
+                self.open.as_mut()?.fetch.context = true;
+                return Some(());
+            }
             "smmu_iotlb_lookup_hit" | "smmu_iotlb_lookup_miss" => return self.lookup(name.ends_with("hit"), rest),
             "smmu_ptw_page_pte" | "smmu_ptw_block_pte" => return self.walked(name, rest),
             "smmu_iotlb_insert" => return self.insert(rest),
@@ -148,7 +160,8 @@ impl Reader {
                 let pattern = format!("Config cache {state} for sid={{}} (hits={{}}, misses={{}}, hit rate={{}})");
                 let [source, ..] = scan::<4>(rest, &pattern)?;
                 let source = u32::try_from(source).ok()?;
-                self.open = Some(Open { line, source, lookup: None, walked: None, inserted: None });
+                self.open =
+                    Some(Open { line, source, lookup: None, walked: None, inserted: None, fetch: Fetch::default() });
                 return Some(());
             }
             "smmuv3_translate_disable" => What::Access(Access::Odd("an access passed through a unit that was off")),
@@ -180,7 +193,7 @@ impl Reader {
         Some(())
     }
 
-    fn push(&mut self, line: usize, what: What) {
+    pub(super) fn push(&mut self, line: usize, what: What) {
         self.trace.events.push(Event { line, what });
     }
 
@@ -229,8 +242,12 @@ impl Reader {
         let state = if hit { "HIT" } else { "MISS" };
         let pattern = format!("IOTLB cache {state} asid={{i}} vmid={{i}} addr={{}} hit={{}} miss={{}} hit rate={{}}");
         let [asid, vmid, iova, _, _, _] = scan(rest, &pattern)?;
+        let tag = Tag { asid, vmid };
+        if self.regime == Regime::Nested && tag.is_stage_2() {
+            return self.fetches(Lookup { tag, iova, hit });
+        }
         let open = self.open.as_mut().filter(|open| open.lookup.is_none())?;
-        open.lookup = Some(Lookup { tag: Tag { asid, vmid }, iova, hit });
+        open.lookup = Some(Lookup { tag, iova, hit });
         Some(())
     }
 
@@ -245,11 +262,20 @@ impl Reader {
             let [stage, level, _, _, pte, iova, phys, _] = scan(rest, pattern)?;
             [stage, level, iova, pte, phys]
         };
-        let (ours, readable, writable) = match self.stage {
-            // AP[2] makes it read-only; without AP[1] it is not for DMA.
-            Stage::First => (1, pte & 1 << 6 != 0, pte & 3 << 6 == 1 << 6),
-            // S2AP.
-            Stage::Second => (2, pte & 1 << 6 != 0, pte & 1 << 7 != 0),
+        // AP[2] makes it read-only; without AP[1] it is not for DMA.
+        let first = (pte & 1 << 6 != 0, pte & 3 << 6 == 1 << 6);
+        // S2AP.
+        let second = (pte & 1 << 6 != 0, pte & 1 << 7 != 0);
+        let (ours, (readable, writable)) = match self.regime {
+            Regime::One(Stage::First) => (1, first),
+            Regime::One(Stage::Second) => (2, second),
+            // A walk of both is of a stage 3.
+            Regime::Nested if stage == 3 => (3, first),
+            Regime::Nested => {
+                let (readable, writable) = second;
+                let fits = stage == 2 && pte & ADDRESS == phys;
+                return fits.then(|| self.walked_by_stage_2(iova, Walked { level, phys, readable, writable }))?;
+            }
         };
         let open = self.open.as_mut().filter(|open| open.walked.is_none())?;
         let fits = stage == ours && open.lookup.as_ref()?.iova == iova && pte & ADDRESS == phys;
@@ -259,6 +285,9 @@ impl Reader {
     fn insert(&mut self, rest: &str) -> Option<()> {
         let [asid, vmid, first, granule, level] = scan(rest, "IOTLB ++ asid={i} vmid={i} addr={} tg={} level={}")?;
         let (tag, block) = (Tag { asid, vmid }, block(first, granule, level)?);
+        if self.regime == Regime::Nested {
+            return self.inserted_of_guest(tag, block, level);
+        }
         let open = self.open.as_mut().filter(|open| open.inserted.is_none())?;
         let Lookup { tag: looked_up, iova, hit } = open.lookup.as_ref()?;
         let fits = !hit
@@ -274,19 +303,31 @@ impl Reader {
         let open = self.open.take()?;
         let pattern = "{w} sid={} iova={} translated={} perm={} stage={}";
         let [source, iova, phys, permissions, stage] = scan(rest, pattern)?;
+        if self.regime == Regime::Nested {
+            let shown = (permissions & 1 != 0, permissions & 2 != 0);
+            return (u64::from(open.source) == source)
+                .then(|| self.reached_memory(line, &open, (iova, phys), shown, stage))?;
+        }
         let lookup = open.lookup?;
         let (readable, writable) = (permissions & 1 != 0, permissions & 2 != 0);
         let entry = match (open.inserted, open.walked) {
             (Some((tag, block)), Some(walked)) => {
                 let fits = (walked.readable, walked.writable) == (readable, writable)
                     && walked.phys.wrapping_add(iova.wrapping_sub(block.first)) == phys;
-                fits.then_some(Entry { tag, block, phys: walked.phys, readable, writable })?
+                fits.then_some(Entry {
+                    tag,
+                    block,
+                    phys: walked.phys,
+                    readable,
+                    writable,
+                    shown: (readable, writable),
+                })?
             }
             (None, None) if lookup.hit => self.tlb.find(lookup.tag, iova, Some(phys))?,
             _ => return None,
         };
-        let ours = if self.stage == Stage::First { 1 } else { 2 };
-        let domain = entry.tag.domain(self.stage)?;
+        let ours = if self.regime == Regime::One(Stage::First) { 1 } else { 2 };
+        let domain = entry.tag.domain(self.regime)?;
         let fits = u64::from(open.source) == source
             && lookup.iova == iova
             && stage == ours
@@ -309,7 +350,7 @@ impl Reader {
             Some(open) => {
                 (open.source == source && open.lookup.is_none()).then_some(())?;
                 let address = Some(address);
-                Access::Refused(Refusal { source, address, code: None, direction: None, domain: None })
+                Access::Refused(Refusal { source, address, code: None, direction: None, domain: None, fetch: false })
             }
             None => Access::Odd("an access aborted by a unit that was off"),
         };
@@ -324,14 +365,25 @@ impl Reader {
         let (_, code) = REASONS.iter().find(|(reason, _)| *reason == name)?;
         let [source] = scan(rest, "sid={}")?;
         (u64::from(open.source) == source && open.inserted.is_none()).then_some(())?;
-        let mut refusal =
-            Refusal { source: open.source, address: None, code: Some(*code), direction: None, domain: None };
-        if let Some(Lookup { tag, iova, hit }) = open.lookup {
+        let mut refusal = Refusal {
+            source: open.source,
+            address: None,
+            code: Some(*code),
+            direction: None,
+            domain: None,
+            fetch: false,
+        };
+        let about_access = self.regime != Regime::Nested || *code >= FIRST_OF_ACCESS;
+        if let Some(lookup) = open.fetch.refused(&open).filter(|_| about_access) {
+            refusal.domain = Some(lookup.tag.domain(self.regime)?);
+            refusal.fetch = open.fetch.context;
+            refusal.address = (!refusal.fetch).then_some(lookup.iova);
+        } else if let Some(Lookup { tag, iova, hit }) = open.lookup.filter(|_| about_access) {
             refusal.address = Some(iova);
-            refusal.domain = Some(tag.domain(self.stage)?);
+            refusal.domain = Some(tag.domain(self.regime)?);
             let entry = if hit { Some(self.tlb.find(tag, iova, None)?) } else { None };
             let permits = entry.map(|entry| (entry.readable, entry.writable));
-            let permits = permits.or(open.walked.map(|walked| (walked.readable, walked.writable)));
+            let permits = permits.or(open.walked.map(|walked| open.fetch.permits(walked)));
             // It takes an entry to lack a permission.
             (*code != PERMISSION || permits.is_some()).then_some(())?;
             refusal.direction = permits.and_then(|(readable, writable)| lacking(readable, writable));
@@ -345,9 +397,9 @@ impl Reader {
         let Some(Open { line, source, lookup, .. }) = self.open.take() else { return };
         let cached = lookup.filter(|lookup| lookup.hit).and_then(|Lookup { tag, iova, .. }| {
             let entry = self.tlb.find(tag, iova, None)?;
-            let (address, domain) = (Some(iova), Some(tag.domain(self.stage)?));
+            let (address, domain) = (Some(iova), Some(tag.domain(self.regime)?));
             let direction = lacking(entry.readable, entry.writable);
-            Some(Refusal { source, address, code: None, direction, domain })
+            Some(Refusal { source, address, code: None, direction, domain, fetch: false })
         });
         let access = cached.map_or(Access::Odd("an access that came to nothing"), Access::Refused);
         self.push(line, What::Access(access));
@@ -358,6 +410,7 @@ impl Reader {
         let id = |pattern| scan::<1>(rest, pattern).and_then(|[id]| u32::try_from(id).ok());
         let tlb = |domains, stage, range| Invalidation::Tlb { domains, stage, range, pasid: None };
         let mut also = None;
+        let nested = self.regime == Regime::Nested;
         let invalidation = match name {
             "smmuv3_cmdq_cfgi_ste" => {
                 Invalidation::StreamCache { id: id("streamid= {}")?, ignored: 0, domains: Domains::All }
@@ -374,7 +427,8 @@ impl Reader {
             "smmu_iotlb_inv_all" => tlb(Domains::All, None, None),
             "smmu_iotlb_inv_asid_vmid" => {
                 let [asid, vmid] = scan(rest, "IOTLB invalidate asid={i} vmid={i}")?;
-                match (Tag { asid, vmid }).domain(Stage::First) {
+                let tag = Tag { asid, vmid };
+                match if nested { self.of_guest(tag) } else { tag.domain(Regime::One(Stage::First)) } {
                     Some(domain) => tlb(Domains::One(domain), Some(Stage::First), None),
                     None => return Some(()),
                 }
@@ -382,17 +436,26 @@ impl Reader {
             // Of both stages. All domains of stage 1 are under VMID 0.
             "smmu_iotlb_inv_vmid" => {
                 let [vmid] = scan(rest, "IOTLB invalidate vmid={i}")?;
+                if nested {
+                    self.push(line, What::Invalidation(tlb(Domains::One(u16::try_from(vmid).ok()?), None, None)));
+                    return Some(());
+                }
                 also = (vmid == 0).then_some(tlb(Domains::All, Some(Stage::First), None));
                 tlb(Domains::One(u16::try_from(vmid).ok()?), Some(Stage::Second), None)
             }
             "smmu_iotlb_inv_vmid_s1" => {
                 let [vmid] = scan(rest, "IOTLB invalidate vmid={i}")?;
+                if nested {
+                    let domains = Domains::One(u16::try_from(vmid).ok()?);
+                    self.push(line, What::Invalidation(tlb(domains, Some(Stage::First), None)));
+                    return Some(());
+                }
                 if vmid != 0 {
                     return Some(());
                 }
                 tlb(Domains::All, Some(Stage::First), None)
             }
-            "smmuv3_range_inval" => match range_invalidation(rest)? {
+            "smmuv3_range_inval" => match self.range_invalidation(rest)? {
                 Some(invalidation) => invalidation,
                 None => return Some(()),
             },
@@ -404,25 +467,33 @@ impl Reader {
         }
         Some(())
     }
-}
 
-/// CMD_TLBI_NH_VA, CMD_TLBI_NH_VAA and CMD_TLBI_S2_IPA, in range form or not; `Some(None)` for one that reaches no
-/// domain of ours.
-fn range_invalidation(rest: &str) -> Option<Option<Invalidation>> {
-    let pattern = "vmid={i} asid={i} addr={} tg={} num_pages={} ttl={} leaf={} stage={}";
-    let [vmid, asid, first, granule, pages, _, _, stage] = scan(rest, pattern)?;
-    // Without a range: whatever maps this address, a page at least.
-    let bits = if granule == 0 { 12 } else { page_bits(granule)? };
-    let start = first & !((1 << bits) - 1);
-    let range = Some(Span::from_len(start, pages.checked_mul(1 << bits)?)?);
-    let domains = match (stage, asid) {
-        (1, u64::MAX) => (vmid == 0).then_some(Domains::All),
-        (1, _) => Tag { asid, vmid }.domain(Stage::First).map(Domains::One),
-        (2, _) => Some(Domains::One(u16::try_from(vmid).ok()?)),
-        _ => return None,
-    };
-    let stage = Some(if stage == 1 { Stage::First } else { Stage::Second });
-    Some(domains.map(|domains| Invalidation::Tlb { domains, stage, range, pasid: None }))
+    /// CMD_TLBI_NH_VA, CMD_TLBI_NH_VAA and CMD_TLBI_S2_IPA, in range form or not; `Some(None)` for one that reaches no
+    /// domain of ours.
+    fn range_invalidation(&self, rest: &str) -> Option<Option<Invalidation>> {
+        let pattern = "vmid={i} asid={i} addr={} tg={} num_pages={} ttl={} leaf={} stage={}";
+        let [vmid, asid, first, granule, pages, _, _, stage] = scan(rest, pattern)?;
+        // Without a range: whatever maps this address, a page at least.
+        let bits = if granule == 0 { 12 } else { page_bits(granule)? };
+        let start = first & !((1 << bits) - 1);
+        let range = Some(Span::from_len(start, pages.checked_mul(1 << bits)?)?);
+        let tag = Tag { asid, vmid };
+        let domains = match (stage, asid, self.regime) {
+            (1, u64::MAX, Regime::Nested) => Some(Domains::One(u16::try_from(vmid).ok()?)),
+            (1, u64::MAX, _) => (vmid == 0).then_some(Domains::All),
+            (1, _, Regime::Nested) => self.of_guest(tag).map(Domains::One),
+            (1, _, _) => tag.domain(Regime::One(Stage::First)).map(Domains::One),
+            (2, _, _) => Some(Domains::One(u16::try_from(vmid).ok()?)),
+            _ => return None,
+        };
+        let stage = Some(if stage == 1 { Stage::First } else { Stage::Second });
+        Some(domains.map(|domains| Invalidation::Tlb { domains, stage, range, pasid: None }))
+    }
+
+    /// The domain under which a guest has anything of this ASID.
+    fn of_guest(&self, tag: Tag) -> Option<u16> {
+        tag.domain(Regime::Nested).filter(|_| self.tlb.knows(tag))
+    }
 }
 
 /// What an entry does not let through, where that is one of the two.
@@ -434,7 +505,7 @@ fn lacking(readable: bool, writable: bool) -> Option<Direction> {
     }
 }
 
-fn translation(source: u32, iova: u64, entry: Entry, domain: u16, cached: bool) -> Translation {
+pub(super) fn translation(source: u32, iova: u64, entry: Entry, domain: u16, cached: bool) -> Translation {
     let Entry { block, phys, readable, writable, .. } = entry;
     Translation { source, iova, block, phys, domain, readable, writable, cached }
 }

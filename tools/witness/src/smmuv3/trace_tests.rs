@@ -11,7 +11,7 @@ const SUCCESS: &str = "smmuv3_translate_success smmuv3-iommu-memory-region-32-2 
 const HIT: &str = "smmu_iotlb_lookup_hit IOTLB cache HIT asid=1 vmid=0 addr=0x2000200010 hit=1 miss=2 hit rate=33\n";
 
 fn events_of(stage: Stage, text: &str) -> Vec<What> {
-    let trace = read(text, stage);
+    let trace = read(text, Regime::One(stage));
     assert_eq!(trace.problems, Vec::<String>::new());
     trace.events.iter().map(|event| event.what).collect()
 }
@@ -40,14 +40,16 @@ fn a_walk_and_a_hit() {
     assert_eq!(events(&walk.replace("smmu_iotlb", "2026-01-31T12:00:00.123456Z smmu_iotlb")).len(), 1);
     // A hit that comes to nothing.
     let text = format!("{walk}{CONFIG}{HIT}");
-    let refusal = Refusal { source: 0x20, address: Some(hit.iova), code: None, direction: None, domain: Some(1) };
+    let refusal =
+        Refusal { source: 0x20, address: Some(hit.iova), code: None, direction: None, domain: Some(1), fetch: false };
     assert_eq!(events(&text)[1], What::Access(Access::Refused(refusal)));
 }
 
 #[test]
 fn events_of_both_versions() {
     for name in ["smmuv3_record_event", "smmuv3_propagate_event"] {
-        let refusal = Refusal { source: 0x20, address: None, code: Some(2), direction: None, domain: None };
+        let refusal =
+            Refusal { source: 0x20, address: None, code: Some(2), direction: None, domain: None, fetch: false };
         let text = format!("{CONFIG}{name} SMMU_EVT_C_BAD_STREAMID sid=0x20\n");
         assert_eq!(events(&text), [What::Access(Access::Refused(refusal))]);
         let refusal = Refusal { address: Some(0x20_0020_0010), code: Some(0x10), domain: Some(1), ..refusal };
@@ -63,7 +65,8 @@ fn events_of_both_versions() {
 #[test]
 fn aborts() {
     let abort = "smmuv3_translate_abort region sid=0x20 abort on iova:0x1000 is_write=0\n";
-    let refusal = Refusal { source: 0x20, address: Some(0x1000), code: None, direction: None, domain: None };
+    let refusal =
+        Refusal { source: 0x20, address: Some(0x1000), code: None, direction: None, domain: None, fetch: false };
     assert_eq!(events(&format!("{CONFIG}{abort}")), [What::Access(Access::Refused(refusal))]);
     assert!(matches!(events(abort)[..], [What::Access(Access::Odd(_))]));
     let bypass = "smmuv3_translate_bypass region sid=0x20 STE bypass iova:0x1000 is_write=0\n";
@@ -142,7 +145,7 @@ smmuv3_write_mmio addr: 0xac val:0x1 size: 0x4(0)\n"
 #[test]
 fn lines_that_contradict_each_other() {
     let walk = format!("{CONFIG}{MISS}{BLOCK}{INSERT}{SUCCESS}");
-    assert!(read(&walk, Stage::First).problems.is_empty());
+    assert!(read(&walk, Regime::One(Stage::First)).problems.is_empty());
     let event = "smmuv3_record_event SMMU_EVT_F_TRANSLATION sid=0x20\n";
     for wrong in [
         SUCCESS.to_owned(),
@@ -160,7 +163,7 @@ fn lines_that_contradict_each_other() {
         walk.replace("iova=0x2000200010 translated", "iova=0x2000200000 translated"),
         walk.replace("region-32-2 sid=0x20", "region-32-2 sid=0x28"),
     ] {
-        assert_eq!(read(&wrong, Stage::First).problems.len(), 1, "{wrong}");
+        assert_eq!(read(&wrong, Regime::One(Stage::First)).problems.len(), 1, "{wrong}");
     }
     for wrong in [
         walk.replace("IOTLB ++ asid=1", "IOTLB ++ asid=2"),
@@ -169,9 +172,9 @@ fn lines_that_contradict_each_other() {
         walk.replace("iova=0x2000200010 block", "iova=0x2000200000 block"),
         walk.replace("vmid=0", "vmid=1"),
     ] {
-        assert!(!read(&wrong, Stage::First).problems.is_empty(), "{wrong}");
+        assert!(!read(&wrong, Regime::One(Stage::First)).problems.is_empty(), "{wrong}");
     }
-    assert!(!read(&walk, Stage::Second).problems.is_empty(), "the other stage");
+    assert!(!read(&walk, Regime::One(Stage::Second)).problems.is_empty(), "the other stage");
 }
 
 #[test]
@@ -190,6 +193,6 @@ fn lines_that_make_no_sense() {
         "smmuv3_range_inval vmid=0 asid=1 addr=0x2000600000 tg=1 num_pages=0x1 ttl=3 leaf=1 stage=3",
         "smmuv3_translate_abort region sid=0x20",
     ] {
-        assert_eq!(read(&format!("{wrong}\n"), Stage::First).problems.len(), 1, "{wrong}");
+        assert_eq!(read(&format!("{wrong}\n"), Regime::One(Stage::First)).problems.len(), 1, "{wrong}");
     }
 }

@@ -296,7 +296,8 @@ impl Builder {
     fn attach(&mut self, source: u64) {
         self.command("CFGI_STE", &cfgi("CFGI_STE", source));
         self.sync();
-        self.configuration(source);
+        self.command("CFGI_STE", &cfgi("CFGI_STE", source));
+        self.sync();
     }
 
     fn detach(&mut self, source: u64, domain: u64) {
