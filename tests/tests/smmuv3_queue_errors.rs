@@ -415,6 +415,32 @@ fn an_error_of_the_queue_is_not_acknowledged_by_who_looks_for_others() {
     bench.check();
 }
 
+/// An interrupt is an edge: a handler that finds another at the register gets no second one.
+#[test]
+fn an_error_that_shows_while_another_is_acknowledged_is_acknowledged_and_told() {
+    const EVENTQ_ABT_ERR: u32 = 1 << 2;
+    let bench = Bench::up(&Case::nested(Stage::Second));
+    let domain = four_pages(&bench);
+    bench.model.fail_command_after(1);
+    let (unit, model, mut armed) = (bench.unit.clone(), bench.model.clone(), true);
+    bench.spy.set_hook(Some(Box::new(move |write, moment| {
+        if (write.offset, moment) == (GERRORN, Moment::Before) && std::mem::take(&mut armed) {
+            model.raise_error(EVENTQ_ABT_ERR);
+            assert!(unit.global_errors().is_empty(), "the register is not its own just now");
+        }
+    })));
+    let (_, found) = unmap_four(&*domain);
+    bench.spy.set_hook(None);
+    assert!(matches!(found, Err(HwError::Queue { code: ILLEGAL, .. })), "{found:?}");
+    // Events are lost as long as it is active.
+    assert_idle(&bench);
+    let told = bench.unit.report_faults(&mut |fault| panic!("{fault}"));
+    assert!(told.lost, "whoever comes next is told");
+    assert_eq!(bench.unit.global_errors().bits(), EVENTQ_ABT_ERR);
+    assert!(bench.unit.global_errors().is_empty());
+    bench.check();
+}
+
 #[test]
 fn a_unit_that_is_gone_gives_errors_and_no_endless_loop() {
     for case in both() {

@@ -155,7 +155,7 @@ impl ErrorLog {
 
     /// Acknowledges what is active, and notes it. Takes no lock that a map, unmap or attach path waits under.
     pub(crate) fn collect<R: Registers>(&self, regs: &Regs<R>) -> GlobalErrors {
-        let found = GlobalErrors(regs.take_errors().unwrap_or(0));
+        let found = GlobalErrors(regs.take_errors());
         if found.service_failure() {
             self.worsen(Condition::Failed);
             error!("SMMU in service failure mode, errors {:#x}", found.bits());

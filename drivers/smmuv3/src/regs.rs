@@ -2,6 +2,7 @@
 
 use crate::capabilities::Capabilities;
 use crate::spec::registers::*;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use iommu_core::hw::{HwError, Wait};
 use iommu_hal::Hal;
@@ -16,6 +17,8 @@ const CR0_ACKNOWLEDGED: u32 = 0x1df;
 const PAGE: usize = 0x1_0000;
 /// Bits of IRQ_CTRL that IRQ_CTRLACK repeats.
 const IRQ_CTRL_ACKNOWLEDGED: u32 = 0x7;
+/// How often GERROR is looked at for others that came meanwhile. Where they come for ever, the next one to come looks.
+const LOOKS: u32 = 8;
 
 /// A unit's registers, with the limit for every wait.
 pub(crate) struct Regs<R> {
@@ -25,11 +28,16 @@ pub(crate) struct Regs<R> {
     one_page: bool,
     /// GERRORN is read, changed and written by whoever handles errors of the queue or of everything else.
     gerrorn: Mutex<()>,
+    /// Somebody came for errors while another was at GERRORN, and went without.
+    missed: AtomicBool,
+    /// Errors that were acknowledged for whoever was missed, and that nobody was told of yet.
+    taken: AtomicU32,
 }
 
 impl<R: Registers> Regs<R> {
     pub(crate) fn new(io: R, timeout: Duration, one_page: bool) -> Self {
-        Self { io, timeout, one_page, gerrorn: Mutex::new(()) }
+        let (gerrorn, missed, taken) = (Mutex::new(()), AtomicBool::new(false), AtomicU32::new(0));
+        Self { io, timeout, one_page, gerrorn, missed, taken }
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -134,16 +142,33 @@ impl<R: Registers> Regs<R> {
 
     /// As [`acknowledge`](Self::acknowledge), unless another is at it: then they stay active, and are found again.
     pub(crate) fn try_acknowledge(&self, which: u32) {
-        if let Some(_gerrorn) = self.gerrorn.try_lock() {
+        if let Some(gerrorn) = self.gerrorn.try_lock() {
             self.toggle(which);
+            drop(gerrorn);
+            if self.missed.load(Ordering::SeqCst) {
+                self.taken.fetch_or(self.take_errors(), Ordering::SeqCst);
+            }
         }
     }
 
-    /// Takes the active errors but those of the command queue, which are its own to handle, and acknowledges them.
-    /// `None` where another is at it: this may run in an interrupt that came while the lock was held.
-    pub(crate) fn take_errors(&self) -> Option<u32> {
-        let _gerrorn = self.gerrorn.try_lock()?;
-        Some(self.toggle(!GERROR::CMDQ_ERR::SET.value))
+    /// Takes the active errors but those of the command queue, which are its own to handle, and acknowledges them. Where
+    /// another is at it there are none, as this may run in an interrupt that came while the lock was held: they are acknowledged
+    /// by that other, and are among those of a later call.
+    pub(crate) fn take_errors(&self) -> u32 {
+        let mut errors = 0;
+        for _ in 0..LOOKS {
+            // Before the try: whoever holds the lock now looks at this once it has given it back. Interrupts of errors are
+            // edges, so that nobody else would.
+            self.missed.store(true, Ordering::SeqCst);
+            let Some(gerrorn) = self.gerrorn.try_lock() else { break };
+            self.missed.store(false, Ordering::SeqCst);
+            errors |= self.toggle(!GERROR::CMDQ_ERR::SET.value) | self.taken.swap(0, Ordering::SeqCst);
+            drop(gerrorn);
+            if !self.missed.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        errors
     }
 
     fn toggle(&self, which: u32) -> u32 {
