@@ -5,7 +5,7 @@ use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{DomainConfig, HwError, Stage, Unit as _, Wait};
 use iommu_hal::regs::Registers;
 use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue};
-use iommu_smmuv3::Unit;
+use iommu_smmuv3::{Completion, Interrupts, Unit};
 use iommu_tests::smmuv3::bench::{Bench, TestUnit, config_for, memory};
 use iommu_tests::smmuv3::case::Case;
 use iommu_tests::smmuv3::spy::*;
@@ -308,6 +308,34 @@ fn a_step_that_is_never_acknowledged_is_named_and_leaves_dma_blocked() {
         assert_eq!(bring_up(&case, &spy, &model).err(), Some(HwError::TimedOut(Wait::Status(name))));
         assert_eq!(model.read32(GBPA) & ABORT, ABORT, "{name}");
         assert_harmless(&case, &spy, &model, name);
+    }
+}
+
+/// Section 6.3.9.3: that the queue is off says nothing of messages that its CMD_SYNCs have sent.
+#[test]
+fn what_messages_of_the_queue_go_to_is_kept_once_there_were_any() {
+    let case = Case { config: Config::server(), ..nested() };
+    let (completion, interrupts) = (Completion::Message, Interrupts::Wired);
+    let config = iommu_smmuv3::Config { completion, interrupts, ..config_for(&case) };
+    let breakages: [(&dyn Fn(&Model), bool); 3] = [
+        (&|model| model.fail_command_after(0), true),
+        (&|model| model.never_acknowledge_irq(u32::MAX), true),
+        (&|model| model.never_acknowledge(ATSCHK), false),
+    ];
+    for (n, (break_it, messages)) in breakages.into_iter().enumerate() {
+        let (spy, model) = off(&case);
+        break_it(&model);
+        assert!(Unit::bring_up(model.memory().clone(), spy.clone(), config).is_err());
+        assert_eq!(model.read32(CR0) & CMDQEN, 0, "{n}: the queue is off");
+        let log = model.take_log();
+        let message = |command| if let Command::Sync { message, .. } = command { message } else { None };
+        let cells: Vec<_> = log.into_iter().filter_map(|executed| message(executed.command)).collect();
+        assert_eq!(!cells.is_empty(), messages, "{n}");
+        assert!(messages || model.memory().in_use() == 0, "{n}: nothing is kept without reason");
+        for (cell, _) in cells {
+            let frame = PhysAddr::new(cell & !0xfff);
+            assert!(model.memory().is_allocated(frame), "{n}: a message to {frame} may be on its way");
+        }
     }
 }
 

@@ -88,6 +88,11 @@ impl<M: Ring> Queue<M> {
         &self.ring
     }
 
+    /// Its memory, of a queue that hardware no longer reads.
+    pub fn into_ring(self) -> M {
+        self.ring
+    }
+
     /// Marker of the newest wait that hardware was told of; 0 before the first.
     pub fn marker(&self) -> Marker {
         self.newest.load(Ordering::Relaxed)

@@ -183,7 +183,7 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     /// Frees what hardware does not use, when bring-up failed with `left_on` of CR0 on.
     fn give_back(self, left_on: u32) {
         if left_on & CR0::CMDQEN::SET.value == 0 {
-            drop(ManuallyDrop::into_inner(self.queue));
+            ManuallyDrop::into_inner(self.queue).give_back();
         }
         if left_on & CR0::EVENTQEN::SET.value == 0 {
             self.faults.give_back();

@@ -88,6 +88,13 @@ impl<H: Hal> Queue<H> {
         regs.io().write32(CMDQ_CONS_REG, 0);
     }
 
+    /// Gives the memory back, of which hardware no longer reads commands. What messages go to is kept where any were asked for:
+    /// that the queue is off does not say that they have arrived (section 6.3.9.3).
+    pub(crate) fn give_back(self) {
+        let told = self.marker() != 0;
+        self.0.into_ring().give_back(told);
+    }
+
     /// Runs `batch` in order of rank, as it comes, and returns once hardware has confirmed all of it: the marker of the
     /// CMD_SYNC that did. An empty batch confirms that the queue answers.
     ///

@@ -47,6 +47,13 @@ impl<H: Hal + Clone> Ring<H> {
 }
 
 impl<H: Hal> Ring<H> {
+    /// Frees the memory, but for the cells where `told`: hardware was told of CMD_SYNCs, and may still send their messages.
+    pub(super) fn give_back(self, told: bool) {
+        if told {
+            core::mem::forget(self.cells);
+        }
+    }
+
     /// What CMDQ_BASE is to hold.
     pub(super) fn base(&self) -> u64 {
         queue_base(self.commands.phys(), self.log2_slots, self.allocate)
