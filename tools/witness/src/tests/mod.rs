@@ -281,7 +281,8 @@ impl Run {
     fn verdict(&self) -> Verdict {
         let arguments = Arguments {
             scenario: self.scenario.into(),
-            iommu: if matches!(self.scenario, "stage-1" | "stage-2") { "arm-smmuv3" } else { "intel-iommu" }.into(),
+            iommu: if matches!(self.scenario, "stage-1" | "stage-2" | "nested") { "arm-smmuv3" } else { "intel-iommu" }
+                .into(),
             jsonl: String::new(),
             trace: String::new(),
             guest_ended_well: self.guest_ended_well,

@@ -1,6 +1,7 @@
 //! The same for SMMUv3: a run that is right in everything, and every way to go wrong that a check must catch.
 
 mod changes;
+mod nested;
 mod run;
 mod transfers;
 mod unmaps;
