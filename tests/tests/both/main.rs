@@ -2,6 +2,7 @@
 //! unit that the driver knows. What is true of one architecture alone is tested beside this suite.
 
 mod device_tlb;
+mod dirty;
 mod heap;
 mod identity;
 mod ids;
