@@ -4,7 +4,7 @@ use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{
     Domain, DomainConfig, HwError, Invalidation, Nested, NestedConfig, Stage, Target, Transition, Unit as _,
 };
-use iommu_models::smmuv3::{Command, Config};
+use iommu_models::smmuv3::{Command, Config, Execution};
 use iommu_tests::smmuv3::bench::{Bench, map, stream};
 use iommu_tests::smmuv3::case::Case;
 
@@ -175,6 +175,50 @@ fn a_domain_that_was_not_made_for_it_takes_no_guest() {
         let foreign = self::parent(&other);
         assert!(matches!(nested(&bench, &*foreign, STAGE_1), Err(HwError::ForeignDomain)));
         assert!(matches!(nested(&bench, &*self::parent(&bench), [1 | 6 << 1, 0]), Err(HwError::Hardware(_))));
+        bench.check();
+    }
+}
+
+/// What stage 2 led to is kept for walks of stage 1, too: one between the two invalidations, in whatever order they take effect,
+/// must not bring it back into what is kept of both stages.
+#[test]
+fn what_the_host_takes_away_does_not_come_back_by_a_walk_in_between() {
+    for case in cases() {
+        for execution in [Execution::Queued, Execution::Late, Execution::Reversed] {
+            let bench = Bench::up(&case);
+            let (parent, _frames) = guest(&bench);
+            let own = nested(&bench, &*parent, STAGE_1).unwrap();
+            bench.attach(BESIDE, &*parent);
+            bench.unit.attach(stream(NEAR), Target::Nested(&*own)).unwrap();
+            bench.expect(BESIDE, 0x10_5000, Ok(0x7_0000_0000));
+            bench.expect(NEAR, 0x4000, Ok(0x7_0000_0000));
+            bench.model.set_execution(execution);
+            bench
+                .model
+                .on_command(Some(Box::new(move |model, _| _ = model.dma(NEAR, None, Iova::new(0x4000), 1, false))));
+            iommu_tests::bench::unmap(&*parent, 0x10_5000, 0x1000);
+            bench.model.on_command(None);
+            assert!(bench.read(NEAR, 0x4000).is_err(), "{}: {execution:?}", case.name);
+            bench.expect(BESIDE, 0x10_5000, Err(case.not_mapped()));
+            bench.check();
+        }
+    }
+}
+
+/// A parent that goes gives its VMID back: what its guest asks for afterwards reaches nobody.
+#[test]
+fn a_guest_without_its_parent_asks_for_nothing() {
+    for case in cases() {
+        let bench = Bench::up(&case);
+        let (parent, _frames) = guest(&bench);
+        let own = nested(&bench, &*parent, STAGE_1).unwrap();
+        bench.unit.attach(stream(NEAR), Target::Nested(&*own)).unwrap();
+        drop(parent);
+        bench.commands();
+        for words in [[6, 0], [0x10, 0], [0x11 | 9 << 48, 0], [0x12 | 9 << 48, 0x4000], [0x13, 0x4001]] {
+            own.invalidate(&Invalidation { kind: COMMAND, words }).unwrap();
+            assert_eq!(bench.commands(), [], "{}: {words:x?}", case.name);
+        }
         bench.check();
     }
 }

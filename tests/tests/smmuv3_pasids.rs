@@ -5,10 +5,11 @@ use iommu_core::addr::{Iova, PhysAddr};
 use iommu_core::hw::{Domain, DomainConfig, HwError, Pasid, Stage, Stream, StreamId, Target, Transition, Unit as _};
 use iommu_models::memory::Snapshot;
 use iommu_models::smmuv3::walk::translate;
-use iommu_models::smmuv3::{Config, FaultCode, Model, Queue};
+use iommu_models::smmuv3::{Command, Config, FaultCode, Model, Queue};
 use iommu_smmuv3::Structure;
 use iommu_tests::smmuv3::bench::{Bench, stream};
 use iommu_tests::smmuv3::case::Case;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 const RED: u32 = 8;
@@ -96,14 +97,20 @@ fn detach(bench: &Bench, stream: Stream) {
 
 /// Words 0 and 1 of the entry of `sid`.
 fn entry(bench: &Bench, sid: u32) -> [u64; 2] {
+    let read = |at| bench.memory.device_read64(PhysAddr::new(at)).expect("memory");
+    let at = entry_at(bench, sid);
+    [read(at), read(at + 8)]
+}
+
+/// Where the entry of `sid` stands.
+fn entry_at(bench: &Bench, sid: u32) -> u64 {
     let tables = bench.model.tables();
     let read = |at| bench.memory.device_read64(PhysAddr::new(at)).expect("memory");
     let (base, address) = (tables.base & 0x000f_ffff_ffff_ffc0, 0x000f_ffff_ffff_ffc0);
-    let at = match tables.config >> 16 & 3 {
+    match tables.config >> 16 & 3 {
         0 => base + u64::from(sid) * 64,
         _ => (read(base + u64::from(sid >> 8) * 8) & address) + u64::from(sid & 0xff) * 64,
-    };
-    [read(at), read(at + 8)]
+    }
 }
 
 /// Config, S1Fmt, S1CDMax, S1DSS.
@@ -554,6 +561,47 @@ fn hardware_that_fails_anywhere_blocks_and_recovers() {
                 assert_eq!(bench.memory.in_use(), bench.kept(), "{what}");
                 bench.check();
             }
+        }
+    }
+}
+
+/// Hardware that has not confirmed that it forgot the other words of an entry may use them as they were with a first word that
+/// is new.
+#[test]
+fn a_first_word_never_meets_others_that_hardware_may_have_from_before() {
+    for case in cases() {
+        for n in 0..12 {
+            let bench = Bench::up(&case);
+            let one = domain(&bench, 1);
+            identity(&bench, stream(BLUE));
+            assert_eq!(go(&bench.model, stream(BLUE)), Ok(PAGE));
+            let at = entry_at(&bench, BLUE);
+            // Whether another word was stored since; whether a first word that uses others was then.
+            let (others, found) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+            let (stored, mixed) = (others.clone(), found.clone());
+            bench.memory.set_observer(Some(Box::new(move |memory, phys| match phys.get().wrapping_sub(at) {
+                0 if memory.device_read64(phys).is_some_and(|word| word >> 1 & 7 >= 4) => {
+                    mixed.fetch_or(stored.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                8..64 => stored.store(true, Ordering::Relaxed),
+                _ => {}
+            })));
+            let forgotten = others.clone();
+            bench.model.on_command(Some(Box::new(move |_, command| {
+                if matches!(*command, Command::ConfigSte { sid: BLUE, .. }) {
+                    forgotten.store(false, Ordering::Relaxed);
+                }
+            })));
+            bench.model.fail_command_after(n);
+            let _ = bench.unit.attach(adi(BLUE, 5), Target::Paging(&*one));
+            bench.model.fail_command_after(usize::MAX);
+            attach(&bench, adi(BLUE, 5), &*one);
+            bench.memory.set_observer(None);
+            bench.model.on_command(None);
+            assert!(!found.load(Ordering::Relaxed), "{}: refused after {n}", case.name);
+            assert_eq!(go(&bench.model, stream(BLUE)), Ok(PAGE));
+            assert_eq!(go(&bench.model, adi(BLUE, 5)), Ok(phys(1)));
+            bench.check();
         }
     }
 }

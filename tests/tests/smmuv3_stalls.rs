@@ -204,6 +204,7 @@ fn a_stream_that_leaves_takes_its_stalls_along() {
 #[test]
 fn a_domain_that_does_not_stall_has_nothing_to_end() {
     let bench = Bench::up(&case(Stage::First));
+    assert!(bench.unit.capabilities().stalls);
     let domain = bench.domain();
     bench.attach(RED, &*domain);
     bench.detach(RED);

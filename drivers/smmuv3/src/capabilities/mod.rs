@@ -199,7 +199,7 @@ impl Capabilities {
             nesting: self.nesting(),
             enforce_coherency: false,
             device_tlbs: self.ats(),
-            stalls: false,
+            stalls: self.stalls(),
         }
     }
 }

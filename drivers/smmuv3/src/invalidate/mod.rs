@@ -1,9 +1,10 @@
 //! What changed -> what to invalidate, and in which order.
 //!
 //! Every transition of every structure has its arm in [`plan`]; nothing else in this driver chooses an invalidation.
-//! A [`Batch`] keeps configuration before translations and those before device TLBs; the queue puts a CMD_SYNC between
-//! them and one behind all. Commands between two CMD_SYNCs may be executed in any order, and what is dropped of translations
-//! while a stale configuration is still in use, or of device TLBs while stale translations are, could come back.
+//! A [`Batch`] keeps configuration before translations, of these stage 2 before what is made of it, and those before device
+//! TLBs; the queue puts a CMD_SYNC between them and one behind all. Commands between two CMD_SYNCs may be executed in any
+//! order, and what is dropped of translations while a stale configuration is still in use, or of device TLBs while stale
+//! translations are, could come back.
 //!
 //! # The table
 //!
@@ -24,7 +25,7 @@
 //! | stage 1: leaves gone, less allowed, clean again | TLBI_NH_VA pages, Leaf = 1, or all of the tag; device TLB range | 4.4.2, 4.5.1 |
 //! | stage 2: the same | TLBI_S2_IPA pages, Leaf = 1, or all of the tag; device TLB range | 4.4.3, 4.5.1 |
 //! | either: tables gone too | the same, Leaf = 0 | 4.4.1 |
-//! | stage 2 under guests' stage 1 | as stage 2, and TLBI_NH_ALL of its VMID, DT of the guests' streams | 4.4.3 |
+//! | stage 2 under guests' stage 1 | as stage 2, then TLBI_NH_ALL of its VMID, DT of the guests' streams | 4.4.3 |
 //! | a guest's configuration | CFGI_CD or CFGI_CD_ALL of each of its streams | 4.3.7 |
 //! | a guest's stage 1 | TLBI_NH_ALL, _ASID, _VA, _VAA with its VMID | 4.4.2 |
 //! | a device TLB may be filled, or may not | as a word of the stream table entry; DT | 3.9.1, 5.2 |
@@ -33,8 +34,9 @@
 //!
 //! Pages are a range as it is where IDR3.RIL (see `ranges`), else a command an entry, of at most
 //! [`ranges::MOST`] entries; beyond that all of the tag goes. TLBI_S2_IPA leaves alone what stage 1 had a part in, whatever
-//! its addresses (section 4.4.3), hence TLBI_NH_ALL. An invalidation of a device TLB without PASID reaches the entries
-//! of all its PASIDs (PCIe ATS); one with PASID, those of this one alone.
+//! its addresses (section 4.4.3), hence TLBI_NH_ALL, behind a CMD_SYNC: a walk of stage 1 in between would keep again what
+//! stage 2 had. An invalidation of a device TLB without PASID reaches the entries of all its PASIDs (PCIe ATS); one with
+//! PASID, those of this one alone.
 
 mod device;
 mod ranges;
@@ -297,6 +299,10 @@ fn add_all_of(tag: Tag, sink: &mut dyn Sink) {
 
 fn guest_changed(tag: Tag, users: &Users, request: GuestRequest, sink: &mut dyn Sink) {
     let Tag::Guest { vmid, .. } = tag else { return };
+    // Nothing is cached then, and where the domain beneath is gone the VMID may be another's.
+    if users.iter().next().is_none() {
+        return;
+    }
     match request {
         GuestRequest::Context { index, leaf } => {
             users.of(tag).for_each(|user| sink.add(Command::cfgi_cd(user.stream.get(), index, leaf)));

@@ -359,15 +359,17 @@ impl Command {
 impl Item for Command {
     const UNUSED: Self = Self([0; COMMAND_WORDS]);
 
-    /// Configuration, then translations that are filled through it, then device TLBs that are filled from those, then stalled
-    /// accesses, which what is forgotten by then must not let through. Between two ranks the queue puts a CMD_SYNC: commands
-    /// between two of them may be executed in any order (sections 3.21 and 4.5.1).
+    /// Configuration, then translations that are filled through it, those of stage 2 before those of both stages that walks of
+    /// stage 1 make of them, then device TLBs that are filled from those, then stalled accesses, which what is forgotten by then
+    /// must not let through. Between two ranks the queue puts a CMD_SYNC: commands between two of them may be executed in any
+    /// order (sections 3.21 and 4.5.1).
     fn rank(&self) -> u8 {
         match self.opcode() {
             opcode::CFGI_STE..=opcode::CFGI_CD_ALL => 0,
-            opcode::TLBI_NH_ALL..=opcode::TLBI_NSNH_ALL => 1,
-            opcode::ATC_INV => 2,
-            _ => 3,
+            opcode::TLBI_S2_IPA => 1,
+            opcode::TLBI_NH_ALL..=opcode::TLBI_NSNH_ALL => 2,
+            opcode::ATC_INV => 3,
+            _ => 4,
         }
     }
 }
@@ -426,12 +428,14 @@ mod tests {
         let ranks = [
             Command::cfgi_ste(1, true),
             Command::cfgi_cd_all(1),
+            Command::tlbi_s2_ipa(1, pages),
+            Command::tlbi_nh_all(1),
             Command::tlbi_nh_va(0, 1, pages),
             Command::tlbi_nsnh_all(),
             Command::atc_inv(1, None, false, AtcPages::ALL),
             Command::stall_term(1),
         ]
         .map(|command| command.rank());
-        assert_eq!(ranks, [0, 0, 1, 1, 2, 3]);
+        assert_eq!(ranks, [0, 0, 1, 2, 2, 2, 3, 4]);
     }
 }

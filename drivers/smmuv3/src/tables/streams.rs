@@ -275,6 +275,13 @@ impl<H: Hal + Clone> Tables<H> {
         Ok(())
     }
 
+    /// Nobody knows which words of the entry of a device hardware has: all that it has is [unconfirmed](Tables::unconfirmed).
+    pub(crate) fn doubt(&mut self, stream: StreamId) {
+        if let Ok(held) = self.held(stream) {
+            held.changed = true;
+        }
+    }
+
     /// What hardware has not confirmed yet of the entry of a device.
     pub(crate) fn unconfirmed(&self, stream: StreamId) -> impl Iterator<Item = Change<'static>> {
         let changed = self.device(stream).is_some_and(|held| held.changed);

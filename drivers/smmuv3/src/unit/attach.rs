@@ -100,6 +100,8 @@ impl<H: Hal + Clone, R: Registers> Inner<H, R> {
     fn set(&self, tables: &mut Tables<H>, key: Key, leaf: Option<Frames<H>>) -> Result<(), HwError> {
         let done = self.try_set(tables, key, leaf).and_then(|()| tables.arrived(key));
         done.inspect_err(|_| {
+            // The entry may go on, for others: with words that were stored, and that hardware may not have yet.
+            tables.doubt(key.stream);
             let _ = self.block(tables, key);
         })
     }
