@@ -225,6 +225,8 @@ fn both_stages_lead_where_the_record_says() {
     };
     // The leaf of stage 2 is not that behind the leaf of stage 1; the memory is not that behind both.
     wrong("moved", "stage=2 level=3 iova=0x1010", "stage=2 level=3 iova=0x2010");
+    wrong("moved", &page(2, 0x1010, LEAF_2, 0x37_0000), &page(2, 0x1010, LEAF_2, 0x37_1000));
+    wrong("moved", &page(3, 0x50_0000_1010, LEAF, 0x1000), &page(3, 0x50_0000_1010, LEAF, 0x2000));
     wrong("moved", "translated=0x370010", "translated=0x371010");
     wrong("moved", "page address = 0x370000", "page address = 0x371000");
     wrong("moved", "stage=3\n", "stage=2\n");
