@@ -377,7 +377,7 @@ fn foreign_tables(lab: &mut Lab<'_>, device: &mut Device, guest: &mut Guest, see
         lab.refused_in(&check, device, transfer, refusal, || holds(page, 0, &kept));
     }
 
-    guest.write_context(false);
+    guest.write_context(false, false);
     let words = guest.entry();
     guest.replace(lab, &format!("{name}: a context descriptor that is not valid"), device, words);
     for transfer in [Transfer::write(iova, LEN), Transfer::read(iova, LEN)] {
@@ -385,9 +385,27 @@ fn foreign_tables(lab: &mut Lab<'_>, device: &mut Device, guest: &mut Guest, see
         let page = &guest.partition.page;
         lab.refused(&check, device, transfer, Refusal::BadContext, || holds(page, 0, &kept));
     }
-    guest.write_context(true);
+    guest.write_context(true, false);
     invalidate(lab, guest, &format!("{name}: it is valid now"), [CFGI_CD | STRANGE, 1]);
     still_there(lab, device, guest, "by a valid context descriptor", seed + 1);
+
+    // Hardware has read it by now, and goes by that until it is told.
+    guest.write_context(true, true);
+    let everything = [TLBI_NH_ALL | STRANGE, 0];
+    for words in [[CFGI_CD | STRANGE, 1], everything] {
+        invalidate(lab, guest, &format!("{name}: it leads to an empty table now"), words);
+    }
+    guest.partition.page.write(0, &kept);
+    for transfer in [Transfer::write(iova, LEN), Transfer::read(iova, LEN)] {
+        let check = format!("{name}: {} by an empty table", transfer.access);
+        let (page, refusal) = (&guest.partition.page, Refusal::NotMapped(Stage::First, transfer.access));
+        lab.refused_in(&check, device, transfer, (refusal, IN_STAGE_1), || holds(page, 0, &kept));
+    }
+    guest.write_context(true, false);
+    for words in [[CFGI_CD | STRANGE, 1], everything] {
+        invalidate(lab, guest, &format!("{name}: and back to the tables from before"), words);
+    }
+    still_there(lab, device, guest, "by the tables from before", seed + 2);
 }
 
 /// The guest's entry says that its streams are aborted, or that they go around its stage 1.

@@ -49,8 +49,10 @@ const CONTEXT: u64 = 0;
 const LEVEL_1: u64 = 0x1000;
 const LEVEL_2: u64 = 0x2000;
 const LEVEL_3: u64 = 0x3000;
+/// A root that leads nowhere.
+const EMPTY: u64 = 0x4000;
 /// log2 of the frames of all that.
-const ORDER: u8 = 2;
+const ORDER: u8 = 3;
 
 /// Width of the guest's virtual addresses: walks begin at level 1.
 const WIDTH: u64 = 39;
@@ -107,10 +109,10 @@ impl Guest {
         partition.map(&tables)?;
         let guest = Self { nested: None, partition, tables };
         guest.tables.write(0, &[0; 0x1000]);
-        for table in [LEVEL_1, LEVEL_2, LEVEL_3] {
+        for table in [LEVEL_1, LEVEL_2, LEVEL_3, EMPTY] {
             guest.tables.write(table, &[0; 0x1000]);
         }
-        guest.write_context(true);
+        guest.write_context(true, false);
         guest.set_level_1(virt::BASE, table(address::TABLES + LEVEL_2));
         guest.set_level_1(virt::HUGE, block(address::HUGE));
         guest.set(LEVEL_2, virt::BASE >> 21, table(address::TABLES + LEVEL_3));
@@ -129,14 +131,15 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Writes the context descriptor (section 5.4): valid or not, tables of 4 KiB from `LEVEL_1` on for the lower half of
-    /// addresses, none for the upper; faults abort and are recorded.
-    pub(super) fn write_context(&self, valid: bool) {
+    /// Writes the context descriptor (section 5.4): valid or not, tables of 4 KiB from `LEVEL_1` on, or an empty one, for the
+    /// lower half of addresses, none for the upper; faults abort and are recorded.
+    pub(super) fn write_context(&self, valid: bool, empty: bool) {
+        let root = address::TABLES + if empty { EMPTY } else { LEVEL_1 };
         // T0SZ, IR0, OR0, SH0, EPD1; IPS of 44 bits, AA64, R, A, ASET.
         let low = (64 - WIDTH) | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | u64::from(valid) << 31;
         let word0 = low | 4 << 32 | 1 << 41 | 1 << 45 | 1 << 46 | 1 << 47 | ASID << 48;
         // The last one is MAIR: attribute 0 is write-back.
-        for (at, word) in [word0, address::TABLES + LEVEL_1, 0, 0xff].into_iter().enumerate() {
+        for (at, word) in [word0, root, 0, 0xff].into_iter().enumerate() {
             self.tables.write(CONTEXT + 8 * at as u64, &word.to_le_bytes());
         }
     }
