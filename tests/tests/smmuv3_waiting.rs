@@ -22,7 +22,7 @@ const BLUE: u32 = 0x11;
 const PAGE: u64 = 0x1000;
 const PHYS: u64 = 0x5000_0000;
 
-/// Units that stall where that is asked for, and such as can do nothing else; whether they can have an access read zeros.
+/// Units that stall where that is asked for, and such as can do nothing else.
 fn cases() -> Vec<Case> {
     let kinds = [("stall or terminate", Config::server()), ("stall", Config::server().stalling(2))];
     let each = |stage| kinds.map(|(name, config)| Case { name: name.into(), config, ..Case::nested(stage) });
@@ -93,6 +93,7 @@ const ABORTED: Result<u64, Outcome> = Err(Outcome::Aborted);
 fn what_waits_goes_on_where_it_is_let_and_is_aborted_where_not() {
     for case in cases() {
         let bench = Bench::up(&case);
+        assert!(bench.unit.capabilities().stalls, "{}: said", case.name);
         let domain = stalling(&bench);
         bench.attach(RED, &*domain);
         for round in 0..3 {

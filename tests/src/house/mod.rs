@@ -172,6 +172,11 @@ pub trait Driver: Sized + 'static {
     /// The kinds of unit that tests run on.
     fn cases() -> Vec<Self::Case>;
 
+    /// Those, and each with everything that makes its driver take more steps.
+    fn every_case() -> Vec<Self::Case> {
+        Self::cases()
+    }
+
     /// Those with the fewest ids for domains, and how many domains can be there at once.
     fn few_ids() -> Vec<(Self::Case, usize)>;
 

@@ -61,6 +61,12 @@ impl Driver for Vtd {
         Case::all().into_iter().chain(buffered).collect()
     }
 
+    /// All of them with write buffers that software flushes.
+    fn every_case() -> Vec<Case> {
+        let buffered = Case::all().into_iter().map(|case| case.with_cap(Config::CAP_RWBF, true));
+        Case::all().into_iter().chain(buffered).collect()
+    }
+
     /// CAP.ND = 0 means 16 ids (section 11.4.2): one is hardware's, one identity's.
     fn few_ids() -> Vec<(Case, usize)> {
         let few = |case: Case| Case { config: case.config.domain_ids(0), ..case };

@@ -1,6 +1,7 @@
 //! What every driver owes its caller, over each of them: one function a promise, generic over the driver, on every kind of
 //! unit that the driver knows. What is true of one architecture alone is tested beside this suite.
 
+mod busy;
 mod device_tlb;
 mod dirty;
 mod heap;

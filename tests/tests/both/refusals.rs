@@ -4,11 +4,11 @@
 use super::{HUGE, LARGE, PAGE};
 use iommu_core::addr::{Iova, IovaRange, PhysExtent};
 use iommu_core::hw::{
-    Domain, Gather, Geometry, HwError, Invalidation, Nested, NestedConfig, PageSizes, Prot, Target, Translation,
-    Unit as _,
+    Domain, DomainConfig, Gather, Geometry, HwError, Invalidation, Nested, NestedConfig, PageResponse, PageSizes, Prot,
+    ResponseCode, Stage, Target, Translation, Unit as _,
 };
 use iommu_tests::bench::{extent, map, range, unmap};
-use iommu_tests::house::{Driver, House, Refusal, each, function, part};
+use iommu_tests::house::{Driver, House, Refusal, each, each_of, function, part};
 use iommu_tests::over_both;
 
 over_both! {
@@ -18,6 +18,7 @@ over_both! {
     a_gather_that_holds_nothing_belongs_to_nobody,
     maps_and_unmaps_that_cannot_be_are_refused_and_change_nothing,
     what_a_domain_was_not_made_for_is_refused,
+    what_a_unit_cannot_do_is_refused_however_often_it_is_asked_for,
     memory_that_runs_out_anywhere_in_attach_leaves_the_stream_blocked,
     memory_that_runs_out_anywhere_in_map_leaves_it_undone,
 }
@@ -223,6 +224,52 @@ fn what_a_domain_was_not_made_for_is_refused<D: Driver>() {
         assert_eq!((house.memory.in_use(), house.memory.snapshot()), before, "{}", house.name());
         assert_eq!(house.spy.take_writes(), [], "{}", house.name());
         house.check();
+    });
+}
+
+/// Nobody gets a domain that falls short of what was asked for, and what is refused costs no id.
+fn what_a_unit_cannot_do_is_refused_however_often_it_is_asked_for<D: Driver>() {
+    let few = D::few_ids().into_iter().map(|(case, _)| case);
+    each_of::<D>(D::cases().into_iter().chain(few).collect(), |house| {
+        let [red, ..] = house.kind.streams;
+        let (told, plain, before) = (house.capabilities(), house.config(), house.memory.in_use());
+        let nest = told.nesting && house.kind.stage == Stage::Second;
+        let asked = [
+            (nest, DomainConfig { nest_parent: true, ..plain }),
+            (told.dirty_tracking, DomainConfig { dirty_tracking: true, ..plain }),
+            (told.enforce_coherency, DomainConfig { enforce_coherency: true, ..plain }),
+            (
+                nest && told.dirty_tracking && told.enforce_coherency,
+                DomainConfig { nest_parent: true, dirty_tracking: true, enforce_coherency: true, ..plain },
+            ),
+        ];
+        for (there, config) in asked {
+            // More often than there are ids, where there are few.
+            for _ in 0..if there { 1 } else { 0x110 } {
+                let found = house.unit.create_domain(&config).map(drop);
+                // Where a unit can it may be able to with the other stage alone, and says so.
+                let known = match found {
+                    Ok(()) => there,
+                    Err(HwError::Missing(_)) => true,
+                    Err(HwError::Unsupported(_)) => !there,
+                    Err(_) => false,
+                };
+                assert!(known, "{}: {config:?}: {found:?}", house.name());
+            }
+        }
+        assert_eq!(house.memory.in_use(), before, "{}", house.name());
+        // Where accesses cannot wait, and there are no page requests, there is nothing to answer.
+        let response = PageResponse { stream: function(red), group: 0, code: ResponseCode::Invalid };
+        if !told.stalls {
+            let found = house.unit.respond(&response);
+            assert!(matches!(found, Err(HwError::Unsupported(_))), "{}: {found:?}", house.name());
+        }
+        // What is asked for without any of that is there.
+        let domain = house.domain_with(PAGE, 0x5000_0000, PAGE);
+        house.attach(red, &*domain);
+        house.expect(red, PAGE, Ok(0x5000_0000));
+        drop(domain);
+        house.check_empty();
     });
 }
 

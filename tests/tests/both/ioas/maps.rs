@@ -78,6 +78,11 @@ fn what_is_refused_changes_no_domain<D: Driver>() {
             space.map(start - 0x1000, start - 0x1000, 0x1000).expect("right before");
             space.map(start + len, start + len, 0x1000).expect("right behind");
             assert_eq!(space.ioas.unmap(range(start - 0x1000, len + 0x2000)), Ok(0x2000));
+        } else {
+            // Interrupts of another architecture are memory like any other.
+            space.map(0xfee0_0000, 0xfee0_0000, 0x1000).unwrap();
+            space.expect(0xfee0_0000, Ok(0xfee0_0000));
+            assert_eq!(space.ioas.unmap(range(0xfee0_0000, 0x1000)), Ok(0x1000));
         }
         let end = space.houses[0].kind.end;
         let found = space.map(end - 0x1000, 0x9000_0000, 0x2000);
