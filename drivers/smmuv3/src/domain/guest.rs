@@ -191,7 +191,8 @@ fn pages(asid: Option<u16>, low: u64, high: u64, caps: &Capabilities) -> Result<
     let leaves_only = high & LEAF != 0;
     let granule_log2 = 10 + 2 * u32::from(granule);
     if u32::from(scale) + granule_log2 + 5 > MOST_LOG2 {
-        return Ok(asid.map_or(GuestRequest::All, GuestRequest::Asid));
+        // Not those of the ASID alone: by address global entries go, too (section 4.4.2.4).
+        return Ok(GuestRequest::All);
     }
     let one = granule == 0 || (num, scale) == (0, 0);
     let address = if granule == 0 { high & ADDRESS } else { high >> granule_log2 << granule_log2 };
