@@ -1,7 +1,7 @@
 //! Instructions by callgrind: exact, and alike on every run.
 
 use crate::common::callgrind::{instructions, valgrind};
-use crate::hardware::Machine;
+use crate::hardware::{Architecture, Machine, Smmuv3, Vtd};
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
 use iommu_core::hw::{Gather, Prot};
 
@@ -12,20 +12,31 @@ pub const KINDS: [(&str, &str); 3] = [
     ("flush-8", "the flush of a gather with 8 pages apart"),
 ];
 
-/// `--count KIND TIMES FLUSHED`: does everything but the last FLUSHED flushes TIMES times.
+/// `--count ARCHITECTURE UNIT KIND TIMES FLUSHED`: on a unit of that kind, does everything TIMES times, and the flush the first
+/// FLUSHED times.
 ///
 /// # Panics
 ///
 /// Where the arguments are others.
 pub fn run(arguments: &[String]) {
-    let [kind, times, flushed] = arguments else { panic!("--count KIND TIMES FLUSHED") };
-    let [times, flushed]: [u32; 2] = [times, flushed].map(|number| number.parse().expect("a number"));
-    let (_, unit) = Machine::up(0, true);
-    let domain = Machine::domain(&unit);
-    let pages = match kind.as_str() {
+    let [architecture, unit, kind, times, flushed] = arguments else {
+        panic!("--count ARCHITECTURE UNIT KIND TIMES FLUSHED")
+    };
+    let [unit, times, flushed]: [usize; 3] = [unit, times, flushed].map(|number| number.parse().expect("a number"));
+    match architecture.as_str() {
+        Vtd::NAME => run_on::<Vtd>(unit, kind, times, flushed),
+        Smmuv3::NAME => run_on::<Smmuv3>(unit, kind, times, flushed),
+        other => panic!("{other} is no architecture"),
+    }
+}
+
+fn run_on<A: Architecture>(unit: usize, kind: &str, times: usize, flushed: usize) {
+    let (_, unit) = Machine::<A>::up(unit, 0, true);
+    let domain = Machine::<A>::domain(&unit);
+    let pages = match kind {
         "sync" => {
             for _ in 0..flushed {
-                unit.sync().expect("a wait");
+                A::sync(&unit);
             }
             return;
         }
@@ -49,14 +60,15 @@ pub fn run(arguments: &[String]) {
     }
 }
 
-/// Instructions of each of [`KINDS`]. `None` without valgrind.
-pub fn all() -> Option<[u64; 3]> {
+/// Instructions of each of [`KINDS`] on each kind of unit. `None` without valgrind.
+pub fn all<A: Architecture>() -> Option<Vec<[u64; 3]>> {
     const TIMES: u64 = 64;
     let valgrind = valgrind()?;
     let program = std::env::current_exe().expect("the program that runs");
-    let total = |kind: &str, flushed: u64| {
-        let numbers = [TIMES, flushed].map(|number| number.to_string());
-        instructions(&valgrind, &program, &["--count", kind, &numbers[0], &numbers[1]])
+    let total = |unit: usize, kind: &str, flushed: u64| {
+        let [unit, times, flushed] = [unit as u64, TIMES, flushed].map(|number| number.to_string());
+        instructions(&valgrind, &program, &["--count", A::NAME, &unit, kind, &times, &flushed])
     };
-    Some(KINDS.map(|(kind, _)| (total(kind, TIMES) - total(kind, TIMES / 2)).div_ceil(TIMES / 2)))
+    let one = |unit, kind| (total(unit, kind, TIMES) - total(unit, kind, TIMES / 2)).div_ceil(TIMES / 2);
+    Some((0..A::KINDS.len()).map(|unit| KINDS.map(|(kind, _)| one(unit, kind))).collect())
 }

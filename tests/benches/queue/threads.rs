@@ -1,6 +1,6 @@
 //! Throughput: threads that unmap and flush as fast as they can, each its own pages of one domain.
 
-use crate::hardware::Machine;
+use crate::hardware::{Architecture, Machine};
 use iommu_core::addr::{Iova, IovaRange, PhysAddr, PhysExtent};
 use iommu_core::hw::{Gather, Prot};
 use std::sync::Barrier;
@@ -9,6 +9,8 @@ use std::time::Instant;
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Throughput {
+    /// Which kind of unit.
+    pub kind: usize,
     /// Nanoseconds from doorbell to confirmation.
     pub latency: u64,
     /// CPUs.
@@ -20,18 +22,19 @@ pub struct Throughput {
 }
 
 /// Everything, with `flushes` by each thread; the best of `rounds`.
-pub fn all(flushes: u64, rounds: usize) -> Vec<Throughput> {
-    let kinds = [0, 1_000, 5_000].into_iter().flat_map(|latency| [1, 2, 4].map(|threads| (latency, threads)));
-    let best = |(latency, threads)| {
-        let measured = (0..rounds).map(|_| measure(latency, threads, flushes));
+pub fn all<A: Architecture>(flushes: u64, rounds: usize) -> Vec<Throughput> {
+    let latencies = (0..A::KINDS.len()).flat_map(|kind| [0, 1_000, 5_000].map(|latency| (kind, latency)));
+    let kinds = latencies.flat_map(|(kind, latency)| [1, 2, 4].map(|threads| (kind, latency, threads)));
+    let best = |(kind, latency, threads)| {
+        let measured = (0..rounds).map(|_| measure::<A>(kind, latency, threads, flushes));
         measured.max_by(|a, b| a.per_second.total_cmp(&b.per_second)).expect("a round")
     };
     kinds.map(best).collect()
 }
 
-fn measure(latency: u64, threads: u64, flushes: u64) -> Throughput {
-    let (machine, unit) = Machine::up(latency, false);
-    let domain = Machine::domain(&unit);
+fn measure<A: Architecture>(kind: usize, latency: u64, threads: u64, flushes: u64) -> Throughput {
+    let (machine, unit) = Machine::<A>::up(kind, latency, false);
+    let domain = Machine::<A>::domain(&unit);
     let start = Barrier::new(threads as usize);
     machine.take_doorbells();
     let (shared, start) = (&*domain, &start);
@@ -61,5 +64,5 @@ fn measure(latency: u64, threads: u64, flushes: u64) -> Throughput {
     let per_second = all / ended.duration_since(began).as_secs_f64();
     let doorbells = machine.take_doorbells() as f64 / all;
     assert!(doorbells > 0.0, "no flush reached hardware");
-    Throughput { latency, threads, per_second, doorbells }
+    Throughput { kind, latency, threads, per_second, doorbells }
 }

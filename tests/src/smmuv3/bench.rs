@@ -30,6 +30,7 @@ pub fn config_for(case: &Case) -> Config {
         timeout: TIMEOUT,
         coherent: case.coherent,
         stream_bits: case.stream_bits,
+        completion: case.completion,
         ..Config::default()
     }
 }

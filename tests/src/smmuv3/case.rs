@@ -2,6 +2,7 @@
 
 use iommu_core::hw::{Stage, Transition};
 use iommu_models::smmuv3::{Config, FaultCode};
+use iommu_smmuv3::Completion;
 
 /// A unit, the stage that its domains are walked as, and how memory behaves.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Case {
     pub coherent: Option<bool>,
     /// Bits of stream ids that the driver is asked to serve.
     pub stream_bits: u8,
+    /// How the driver is asked to learn that commands are done.
+    pub completion: Completion,
 }
 
 impl Case {
@@ -47,7 +50,8 @@ impl Case {
             for (stage, bit) in [(Stage::First, Config::S1P), (Stage::Second, Config::S2P)] {
                 if config.idr0 & bit != 0 {
                     let name = format!("{kind}, {stage:?}");
-                    all.push(Self { name, config, stage, non_coherent, coherent, stream_bits });
+                    let completion = Completion::Poll;
+                    all.push(Self { name, config, stage, non_coherent, coherent, stream_bits, completion });
                 }
             }
         }

@@ -94,7 +94,7 @@ impl Machine for SmmuMachine {
         }
         // Three levels of 4 KiB, 39 bits: blocks of 1 GiB at the root; AF, SH, AP[1], nG.
         for block in 0..4 {
-            let to = block * GIBIBYTE ^ self.sizes.huge;
+            let to = (block * GIBIBYTE) ^ self.sizes.huge;
             root.frame(0)?.store(block as usize, to | 1 << 11 | 1 << 10 | 3 << 8 | 1 << 6 | 1);
         }
         root.frame(0)?.clean(0, 4);

@@ -4,6 +4,7 @@ use super::numbers::Numbers;
 use crate::smmuv3::case::Case;
 use iommu_core::hw::Stage;
 use iommu_models::smmuv3::{Config, Model, Order};
+use iommu_smmuv3::Completion;
 
 /// IDR5.GRAN4K, GRAN16K and GRAN64K.
 const GRANULES: u32 = 7 << 4;
@@ -62,6 +63,7 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         non_coherent: !snooped || config.idr0 & Config::COHACC == 0,
         coherent: None,
         stream_bits: 16,
+        completion: Completion::Poll,
     }
 }
 
