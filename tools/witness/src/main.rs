@@ -31,6 +31,8 @@
 //!   events as the trace has.
 //! - SMMUv3: whether a CMD_CFGI_STE reached level 1 of the stream table, and whether a TLB invalidation was for leaves
 //!   only.
+//! - SMMUv3 with guests' own stages 1: which of a guest's ASIDs an unmap is about, but that something was seen of it; and
+//!   which stage refused an access, which is as the guest read it. Guests' tables are of 4 KiB.
 //! - QEMU 10.0 does not trace PASID-cache invalidations: there a descriptor that was fetched without being traced is
 //!   taken for one, its domain unseen. Newer versions show it.
 
