@@ -83,6 +83,12 @@ pub trait Ring {
     /// The same, of what stands at `place`.
     fn device_at(&self, place: u64) -> Option<u32>;
 
+    /// Whether what stands at `place` is done once hardware has read it, and must not be given a second time.
+    fn is_once_at(&self, place: u64) -> bool {
+        let _ = place;
+        false
+    }
+
     /// Whether at `place` stands a fence or a wait, before whose end everything in front of it is done.
     fn is_fence_at(&self, place: u64) -> bool;
 

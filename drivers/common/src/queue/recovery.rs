@@ -140,11 +140,14 @@ impl<M: Ring> Queue<M> {
             }
         };
         warn!("device TLB of {:#x} did not answer", named.or(source).unwrap_or(0));
+        let mut done = 0;
         if let Some(place) = place {
-            self.take_back_devices(place, flight.wait);
+            done = state.done_before(flight, place, |at| self.ring.is_once_at(at));
+            self.seats.resolve(done, Outcome::Confirmed(flight.marker));
+            self.take_back(place, flight.wait);
         }
         state.quarantine = Some(Deadline::after(hal, port.timeout()));
-        self.seats.abort(flight.seats, named, &self.retrying);
+        self.seats.abort(flight.seats & !done, named, &self.retrying);
         // Waits that hardware had read are void. It reads on once told to, and what it reports of this round then is worth
         // nothing.
         state.abandon();
@@ -183,10 +186,11 @@ impl<M: Ring> Queue<M> {
     }
 
     /// Takes what hardware has not read of the device-TLB invalidations in a round that was given up: nobody waits for them,
-    /// and each of a device that does not answer would cost another round. Hardware reads nothing meanwhile.
-    fn take_back_devices(&self, first: u64, wait: u64) {
+    /// and each of a device that does not answer would cost another round. The same of what must not be given twice, as its
+    /// callers go again. Hardware reads nothing meanwhile.
+    fn take_back(&self, first: u64, wait: u64) {
         for place in first..wait {
-            if self.ring.device_at(place).is_some() {
+            if self.ring.device_at(place).is_some() || self.ring.is_once_at(place) {
                 self.neutralise(place);
             }
         }

@@ -193,6 +193,16 @@ impl State {
         (place <= flight.wait).then_some(place)
     }
 
+    /// Who of the round in flight has written nothing but what `is_done` says, all of it before `end`.
+    pub(super) fn done_before(&self, flight: &Flight, end: u64, is_done: impl Fn(u64) -> bool) -> Set {
+        let seats = self.spans.iter().enumerate().filter(|(seat, _)| flight.seats >> seat & 1 != 0);
+        let done = seats.filter(|(_, span)| {
+            let last = span.first + span.len;
+            span.len != 0 && last <= end && (span.first..last).all(&is_done)
+        });
+        done.fold(0, |set, (seat, _)| set | 1 << seat)
+    }
+
     /// Who of the round in flight has written `place`.
     pub(super) fn owner(&self, flight: &Flight, place: u64) -> Option<usize> {
         let seats = self.spans.iter().enumerate().filter(|(seat, _)| flight.seats >> seat & 1 != 0);

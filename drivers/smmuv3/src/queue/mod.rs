@@ -18,7 +18,8 @@
 //! * CERROR_ATC_INV_SYNC: hardware has consumed the invalidations of device TLBs that failed, and will not repeat them:
 //!   acknowledged, it executes the CMD_SYNC once more, which then says nothing of them. So the round is given up. Hardware does
 //!   not say which device it was. Where there was but one since the CMD_SYNC before, its callers are told; else callers with
-//!   device TLBs go again alone. Everybody else goes again.
+//!   device TLBs go again alone. Everybody else goes again, but with no CMD_RESUME that was
+//!   consumed: its tag may be another access's by now.
 //!
 //! The unit must give up on a device TLB before [`Config::timeout`](crate::Config::timeout) does.
 

@@ -131,6 +131,11 @@ impl<H: Hal> queue::Ring for Ring<H> {
         self.load(place).device()
     }
 
+    /// An answer to a stalled access, whose tag may be another's after that (section 4.7.1).
+    fn is_once_at(&self, place: u64) -> bool {
+        self.load(place).is_resume()
+    }
+
     fn is_fence_at(&self, place: u64) -> bool {
         self.load(place).is_sync()
     }

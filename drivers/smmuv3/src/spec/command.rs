@@ -347,6 +347,11 @@ impl Command {
         self.opcode() == opcode::SYNC
     }
 
+    /// Whether it is a CMD_RESUME.
+    pub const fn is_resume(&self) -> bool {
+        self.opcode() == opcode::RESUME
+    }
+
     /// The stream whose device TLB this is about.
     pub const fn device(&self) -> Option<u32> {
         match self.opcode() {

@@ -188,3 +188,28 @@ fn a_partition_with_a_dead_device_fails_no_unmap_of_another() {
         }
     }
 }
+
+/// Section 4.7.1: an access is answered once. Its tag may be another's after that.
+#[test]
+fn answers_to_stalled_accesses_are_given_once_whatever_fails_beside_them() {
+    for bed in beds(8) {
+        bed.model.set_unanswering(DEAD, true);
+        let answers = [1, 2].map(|tag| Command::resume(7, tag, false));
+        // Read before the CMD_SYNC that fails.
+        let before = bed.join(&answers[..1]);
+        let dead = bed.join(&[domain(1), device(DEAD)]);
+        // The one that fails stands between these two.
+        let between = bed.join(&[config(3), domain(3)]);
+        // And behind it.
+        bed.run(&answers[1..]).expect("it goes again");
+        assert!(matches!(bed.outcome(before), Some(Told::Confirmed(_))), "it is done");
+        assert_eq!(bed.outcome(dead), Some(Told::Aborted(Some(DEAD))));
+        assert_eq!(bed.outcome(between), Some(Told::Aborted(Some(DEAD))));
+        let executed = bed.executed();
+        let count = |answer: &Command| executed.iter().filter(|raw| **raw == answer.0).count();
+        assert_eq!(answers.each_ref().map(count), [1, 1], "{executed:x?}");
+        // The model has nobody who waits.
+        bed.model.take_violations();
+        bed.check();
+    }
+}
