@@ -6,6 +6,7 @@ use iommu_core::fault::FaultRouter;
 use iommu_core::hw::{
     DomainConfig, Fault, HwError, PageResponse, Pasid, ResponseCode, Stage, Stream, StreamId, Target, Unit as _,
 };
+use iommu_hal::Hal as _;
 use iommu_models::smmuv3::{Action, Command, Config, Queue, Violation};
 use iommu_tests::smmuv3::bench::{Bench, stream};
 use iommu_tests::smmuv3::case::Case;
@@ -245,5 +246,30 @@ fn a_part_that_leaves_is_refused_alone_while_its_function_goes_on() {
     assert_eq!(refused, [(RED, 1, ABORT), (RED, 3, ABORT)]);
     let told: Vec<_> = reported(&bench).iter().map(|fault| (fault.stream, fault.stalled)).collect();
     assert_eq!(told, [(part(5), None), (part(6), Some(2)), (part(5), None)]);
+    check(&bench);
+}
+
+#[test]
+fn hardware_that_hangs_is_waited_for_once_however_many_accesses_wait() {
+    let bench = Bench::up(&case(Stage::First));
+    let (domain, other) = (stalling(&bench), stalling(&bench));
+    let part = |pasid| Stream::with_pasid(StreamId::new(RED), Pasid::new(pasid).unwrap());
+    let wait = |end: &dyn Fn()| {
+        let before = bench.memory.now();
+        end();
+        bench.memory.now() - before
+    };
+    bench.unit.attach(part(6), Target::Paging(&*other)).unwrap();
+    bench.unit.attach(part(5), Target::Paging(&*domain)).unwrap();
+    bench.commands();
+    bench.unit.detach(part(5)).unwrap();
+    let all = bench.commands().len();
+    bench.unit.attach(part(5), Target::Paging(&*domain)).unwrap();
+    (0..100).for_each(|tag| assert!(bench.model.put_event(record(RED, Some(5), 0x1000, tag))));
+    bench.model.stop_queue_after(all);
+    let waited = wait(&|| _ = bench.unit.detach(part(5)));
+    let once = wait(&|| assert!(bench.unit.sync().is_err()));
+    assert!(once != 0 && waited <= 2 * once, "{waited} ns, and {once} ns for one");
+    bench.model.set_queue(Queue::Running);
     check(&bench);
 }
