@@ -111,7 +111,7 @@ fn fields_obey(node: &Raw<'_>, walked: &[(u8, usize, &[u8])], units: &mut Vec<(u
         4 => {
             let base = u64_at(raw, 16);
             let last = if u32_at(raw, 40) == 2 { 0xffff } else { 0x1_ffff };
-            if base == 0 || base % 0x1_0000 != 0 || base.checked_add(0x1_ffff).is_none() {
+            if base == 0 || !base.is_multiple_of(0x1_0000) || base.checked_add(0x1_ffff).is_none() {
                 return false;
             }
             if units.len() == 1024 || units.iter().any(|unit| unit.0 <= base + last && base <= unit.1) {

@@ -119,6 +119,7 @@ impl Machine for SmmuMachine {
             Trouble::Mute => self.bench.model.set_queue(Queue::NoSync),
             Trouble::Descriptor(n) => self.bench.model.fail_command_after(n),
             Trouble::Memory(n) => self.bench.memory.fail_after(n),
+            Trouble::Completion(n) if n == 0 => self.bench.model.drop_completion_after(n),
             Trouble::Completion(n) => self.bench.model.stop_queue_after(n),
             Trouble::DeviceTlb(n) => self.bench.model.time_out_after(n),
         }
@@ -127,6 +128,7 @@ impl Machine for SmmuMachine {
     fn end_of_trouble(&self) {
         self.bench.model.set_queue(Queue::Running);
         self.bench.model.fail_command_after(usize::MAX);
+        self.bench.model.drop_completion_after(usize::MAX);
         self.bench.memory.fail_never();
         self.bench.model.time_out_after(usize::MAX);
     }

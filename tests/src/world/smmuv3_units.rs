@@ -3,7 +3,7 @@
 use super::numbers::Numbers;
 use crate::smmuv3::case::Case;
 use iommu_core::hw::Stage;
-use iommu_models::smmuv3::{Config, Model, Order};
+use iommu_models::smmuv3::{Config, Execution, Model, Order};
 use iommu_smmuv3::Completion;
 
 /// IDR5.GRAN4K, GRAN16K and GRAN64K.
@@ -13,9 +13,12 @@ const BBML: u32 = 3 << 11;
 /// IDR0.ASID16 and VMID16.
 const LONG_IDS: u32 = 1 << 12 | 1 << 18;
 
+/// A kind of unit.
+type Base = (&'static str, fn() -> Config);
+
 /// A unit chosen by `numbers`, with bits of its own.
 pub fn choose(numbers: &mut Numbers<'_>) -> Case {
-    let bases: [(&'static str, fn() -> Config); 8] = [
+    let bases: [Base; 8] = [
         ("both stages", Config::nested),
         ("stage 1 only", Config::stage_1),
         ("stage 2 only", Config::stage_2),
@@ -56,6 +59,7 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         config = config.non_coherent();
         name += ", not snooped";
     }
+    let completion = *numbers.choose(&[Completion::Poll, Completion::Message, Completion::Event]);
     Case {
         name,
         config,
@@ -63,13 +67,19 @@ pub fn choose(numbers: &mut Numbers<'_>) -> Case {
         non_coherent: !snooped || config.idr0 & Config::COHACC == 0,
         coherent: None,
         stream_bits: 16,
-        completion: Completion::Poll,
+        completion,
     }
 }
 
 /// Freedoms that hardware has, and this unit takes.
 pub fn disturb(model: &Model, numbers: &mut Numbers<'_>) {
     model.translations_first(numbers.once_in(2));
+    model.set_execution(*numbers.choose(&[
+        Execution::Queued,
+        Execution::Late,
+        Execution::Reversed,
+        Execution::Shuffled(7),
+    ]));
     model.set_order(*numbers.choose(&[Order::Ascending, Order::Descending, Order::Shuffled(7)]));
     if numbers.once_in(4) {
         model.evict(1 + numbers.below(1000), 2 + numbers.below(20) as usize);

@@ -64,6 +64,7 @@ fn benches() -> [(Bench, bool); 2] {
             non_coherent: false,
             coherent: None,
             stream_bits: 16,
+            completion: iommu_smmuv3::Completion::Poll,
         };
         (Bench::up(&case), config.idr3 & Config::RIL != 0)
     })
@@ -238,7 +239,7 @@ fn leaves_gone() {
             // All that a table translates takes it along: no Leaf, and no level.
             (0..512).for_each(|page| map(&*domain, 2 * M2 + page * K4, PHYS + (page << 13), K4));
             unmap(&*domain, 2 * M2, M2);
-            let expected = if ril { [low | 9 << 20, 2 * M2 | TG] } else { [low, 2 * M2] };
+            let expected = if ril { [low | 9 << 20, (2 * M2) | TG] } else { [low, 2 * M2] };
             let found = commands(&bench);
             let all = if stage == Stage::First { nh_asid(asid) } else { s12_vmall(vmid) };
             assert!(found == [expected] || !ril && found == [all], "{stage:?}: a table: {found:x?}");
@@ -344,7 +345,7 @@ fn stage_2_under_a_guest() {
         bench.model.take_log();
         unmap(&*parent, 2 * K4, K4);
         let page = [0x40 | OF_SID, 2 * K4];
-        let ipa = if ril { [low, 2 * K4 | LEAF | TG | 3 << 8] } else { [low, 2 * K4 | LEAF] };
+        let ipa = if ril { [low, (2 * K4) | LEAF | TG | 3 << 8] } else { [low, (2 * K4) | LEAF] };
         assert_eq!(executed(&bench), [vec![ipa], vec![page]]);
         bench.check();
     }

@@ -135,7 +135,7 @@ impl Watch {
     fn stored(&mut self) {
         let Some((stream, words, stores)) = self.plan else { return };
         self.stores += 1;
-        if self.stores % stores == 0 {
+        if self.stores.is_multiple_of(stores) {
             self.end();
             self.device.begin(stream, words);
         }
@@ -226,6 +226,7 @@ impl Rig {
             non_coherent: false,
             coherent: None,
             stream_bits: 16,
+            completion: iommu_smmuv3::Completion::Poll,
         };
         let unit = Unit::bring_up(memory.clone(), gated, config_for(&case)).unwrap();
         let mut rig = Self { memory, model, watch, nested: None, firsts: Vec::new(), seconds: Vec::new(), unit };
