@@ -317,7 +317,8 @@ fn what_messages_of_the_queue_go_to_is_kept_once_there_were_any() {
     let case = Case { config: Config::server(), ..nested() };
     let (completion, interrupts) = (Completion::Message, Interrupts::Wired);
     let config = iommu_smmuv3::Config { completion, interrupts, ..config_for(&case) };
-    let breakages: [(&dyn Fn(&Model), bool); 3] = [
+    type Breakage<'a> = (&'a dyn Fn(&Model), bool);
+    let breakages: [Breakage<'_>; 3] = [
         (&|model| model.fail_command_after(0), true),
         (&|model| model.never_acknowledge_irq(u32::MAX), true),
         (&|model| model.never_acknowledge(ATSCHK), false),

@@ -254,6 +254,19 @@ pub trait Driver: Sized + 'static {
     /// Whether a device is given a translation for writes to `iova` that it asks for, and where that leads.
     fn ask(model: &Self::Model, stream: Stream, iova: u64) -> Option<u64>;
 
+    /// Where a write of a device goes that uses what its device TLB holds, and keeps what it is given. Nowhere, where it is
+    /// given nothing, or refused.
+    fn through_tlb(model: &Self::Model, stream: Stream, iova: u64) -> Option<u64>;
+
+    /// How many translations the device TLB of function `id` holds.
+    fn held(model: &Self::Model, id: u32) -> usize;
+
+    /// Whether function `id` never answers what it is asked to forget.
+    fn set_unanswering(model: &Self::Model, id: u32, never: bool);
+
+    /// Function `id` is reset: its device TLB holds nothing.
+    fn reset_function(model: &Self::Model, id: u32);
+
     /// Whether a request of function `id` that says of itself that `phys` is translated gets there.
     fn translated(model: &Self::Model, id: u32, phys: u64) -> bool;
 

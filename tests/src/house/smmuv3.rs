@@ -222,6 +222,24 @@ impl Driver for Smmuv3 {
         granted.write.then(|| granted.address.get() + (iova & ((1 << granted.bits) - 1)))
     }
 
+    fn through_tlb(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
+        let found =
+            model.endpoint(stream.id.get()).dma(stream.pasid.map(|pasid| pasid.get()), Iova::new(iova), 1, true);
+        found.ok().map(|extents| extents[0].start.get())
+    }
+
+    fn held(model: &Model, id: u32) -> usize {
+        model.endpoint(id).cached().len()
+    }
+
+    fn set_unanswering(model: &Model, id: u32, never: bool) {
+        model.set_unanswering(id, never);
+    }
+
+    fn reset_function(model: &Model, id: u32) {
+        model.endpoint(id).forget();
+    }
+
     fn translated(model: &Model, id: u32, phys: u64) -> bool {
         model.ats_translated(id, PhysAddr::new(phys), true).is_ok()
     }

@@ -195,6 +195,24 @@ impl Driver for Vtd {
         held.write.then(|| held.phys.get() + (iova - held.iova.get()))
     }
 
+    fn through_tlb(model: &Model, stream: Stream, iova: u64) -> Option<u64> {
+        let found =
+            model.endpoint(requester(stream)).dma(stream.pasid.map(|pasid| pasid.get()), Iova::new(iova), 1, true);
+        found.ok().map(|extents| extents[0].start.get())
+    }
+
+    fn held(model: &Model, id: u32) -> usize {
+        model.endpoint(id as u16).cached().len()
+    }
+
+    fn set_unanswering(model: &Model, id: u32, never: bool) {
+        model.set_unanswering(id as u16, never);
+    }
+
+    fn reset_function(model: &Model, id: u32) {
+        model.endpoint(id as u16).forget();
+    }
+
     fn translated(model: &Model, id: u32, phys: u64) -> bool {
         model.endpoint(id as u16).translated(PhysAddr::new(phys), true).is_ok()
     }

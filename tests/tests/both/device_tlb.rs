@@ -12,6 +12,8 @@ use iommu_tests::over_both;
 over_both! {
     translations_are_given_while_there_is_a_device_tlb,
     whatever_is_taken_away_is_forgotten_by_the_device_too,
+    a_device_that_does_not_answer_holds_up_nobody_else,
+    a_device_that_answers_again_is_let_go,
     streams_that_do_not_exist_have_no_device_tlb,
 }
 
@@ -127,6 +129,88 @@ fn whatever_is_taken_away_is_forgotten_by_the_device_too<D: Driver>() {
         blues.iter().for_each(|stream| assert_eq!(D::ask(&house.model, *stream, PAGE), None));
         drop((one, other));
         house.check();
+    });
+}
+
+/// What a device that does not answer gives.
+fn silent<T>(found: &Result<T, HwError>) -> bool {
+    matches!(found, Err(HwError::Queue { .. }))
+}
+
+/// Fills the device TLBs with a page of a domain.
+#[track_caller]
+fn fill<D: Driver>(house: &House<D>, streams: &[Stream], phys: u64) {
+    for stream in streams {
+        assert_eq!(D::through_tlb(&house.model, *stream, PAGE + 8), Some(phys + 8), "{}: {stream}", house.name());
+    }
+}
+
+fn a_device_that_does_not_answer_holds_up_nobody_else<D: Driver>() {
+    with_device_tlbs::<D>(|house| {
+        let [red, blue, _] = house.kind.streams;
+        let (one, other) = (house.domain_with(PAGE, PHYS, PAGE), house.domain_with(PAGE, 0x6000_0000, PAGE));
+        map(&*other, LARGE, 0x7000_0000, LARGE);
+        [red, blue].into_iter().for_each(|id| house.tell_tlb(id, true).unwrap());
+        let (reds, blues) = (streams(house, red), streams(house, blue));
+        for stream in reds.iter().chain(&blues) {
+            house.lead(*stream, Target::Paging(&*one)).unwrap();
+        }
+        fill(house, &reds, PHYS);
+        fill(house, &blues, PHYS);
+        D::set_unanswering(&house.model, red, true);
+        // It goes as far as it can, however often.
+        for _ in 0..2 {
+            let found = house.lead(reds[0], Target::Blocked);
+            assert!(silent(&found), "{}: {found:?}", house.name());
+            assert!(house.access(reds[0], PAGE, true).is_err(), "{}", house.name());
+        }
+        // Others come, move and go as ever.
+        for stream in &blues {
+            house.lead(*stream, Target::Paging(&*other)).unwrap();
+            house.expect_of(*stream, PAGE, Ok(0x6000_0000));
+        }
+        fill(house, &blues, 0x6000_0000);
+        unmap(&*other, LARGE, LARGE);
+        blues.iter().for_each(|blue| assert_eq!(D::through_tlb(&house.model, *blue, LARGE), None, "{}", house.name()));
+        // What it holds it may hold for ever: nothing of that may be used again.
+        let found = one.retire();
+        assert!(silent(&found), "{}: {found:?}", house.name());
+        assert!(D::held(&house.model, red) > 0, "{}", house.name());
+        reds.iter().for_each(|red| assert!(house.access(*red, PAGE, true).is_err(), "{}: {red}", house.name()));
+        // It is no device with such a cache any more, and lets go.
+        house.tell_tlb(red, false).unwrap();
+        D::reset_function(&house.model, red);
+        for stream in &reds {
+            house.lead(*stream, Target::Blocked).unwrap_or_else(|error| panic!("{}: {error}", house.name()));
+        }
+        one.retire().unwrap();
+        D::set_unanswering(&house.model, red, false);
+        house.attach(red, &*other);
+        house.expect(red, PAGE, Ok(0x6000_0000));
+        drop((one, other));
+        house.check_empty();
+    });
+}
+
+fn a_device_that_answers_again_is_let_go<D: Driver>() {
+    with_device_tlbs::<D>(|house| {
+        let [red, ..] = house.kind.streams;
+        let one = house.domain_with(PAGE, PHYS, PAGE);
+        let reds = streams(house, red);
+        house.tell_tlb(red, true).unwrap();
+        reds.iter().for_each(|stream| assert!(house.lead(*stream, Target::Paging(&*one)).is_ok()));
+        fill(house, &reds, PHYS);
+        D::set_unanswering(&house.model, red, true);
+        reds.iter().for_each(|stream| assert!(silent(&house.lead(*stream, Target::Blocked)), "{}", house.name()));
+        assert!(D::held(&house.model, red) > 0, "{}", house.name());
+        D::set_unanswering(&house.model, red, false);
+        reds.iter().for_each(|stream| assert!(house.lead(*stream, Target::Blocked).is_ok(), "{}", house.name()));
+        assert_eq!(D::held(&house.model, red), 0, "{}", house.name());
+        reds.iter().for_each(|stream| assert!(house.lead(*stream, Target::Paging(&*one)).is_ok()));
+        fill(house, &reds, PHYS);
+        drop(one);
+        assert_eq!(D::held(&house.model, red), 0, "{}", house.name());
+        house.check_empty();
     });
 }
 
