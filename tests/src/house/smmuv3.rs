@@ -39,7 +39,7 @@ impl Driver for Smmuv3 {
     const NAME: &'static str = "SMMUv3";
     const DOORBELL: usize = CMDQ_PROD;
 
-    /// A table descriptor of VMSAv8-64; a page of Normal memory, AP[1], SH, AF, nG.
+    /// A table descriptor of VMSAv8-64; a page of Normal memory, AP\[1\], SH, AF, nG.
     const GUEST_TABLE: u64 = 3;
     const GUEST_PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10 | 1 << 11;
 

@@ -97,7 +97,7 @@ pub trait Machine {
     /// Whether a device TLB gets translations of what is passed through; otherwise its requests for them are refused.
     fn translates_identity(&self) -> bool;
 
-    /// A guest's first stage on top of `parent`, which leads addresses [elsewhere](super::operations::through_guest); `None`
+    /// A guest's first stage on top of `parent`, which leads addresses elsewhere, as `operations::through_guest` says; `None`
     /// where something is in the way of it.
     fn guest(&self, parent: &dyn Domain) -> Option<Box<dyn Nested>>;
 
