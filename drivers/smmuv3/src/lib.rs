@@ -32,10 +32,13 @@
 //! | granules | 4, 16 and 64 KiB, one a unit ([`Config::granule`]) |
 //! | addresses | 48 bits |
 //! | streams | whole functions, and parts of them by PASIDs of up to 20 bits, but for PASID 0; stage 2 of whole functions only |
+//! | device TLBs | of streams that a stage translates; what is passed through untranslated is not for them: the architecture refuses to translate it (section 3.9.1), and the function goes on with untranslated requests |
+//! | dirty tracking | of units that snoop, for a domain's whole life |
 //! | page requests (PRI) | off |
 //! | interrupts | of events and errors, by wire or message ([`Unit::set_interrupts`]); polled after bring-up unless asked for |
 //! | events | up to 1024 wait; more are lost, and told as lost |
 //! | interrupt handlers | report events and errors, and answer stalled accesses: 64 answers wait for a queue that is busy; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
+//! | answers to stalled accesses | where the queue hung when one was sent it is sent again, and may then end another access of the same stream |
 //! | units with preset queues or tables, units whose tables are big-endian | refused |
 //! | enforced coherency | refused |
 //! | firmware's translation | turned off; DMA is aborted from then on |
