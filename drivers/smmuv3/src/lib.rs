@@ -38,7 +38,7 @@
 //! | interrupts | of events and errors, by wire or message ([`Unit::set_interrupts`]); polled after bring-up unless asked for |
 //! | events | up to 1024 wait; more are lost, and told as lost |
 //! | interrupt handlers | report events and errors, and answer stalled accesses: 64 answers wait for a queue that is busy; one that changes mappings or streams on a CPU that it interrupted in the queue gets a time-out |
-//! | answers to stalled accesses | where the queue hung when one was sent it is sent again, and may then end another access of the same stream |
+//! | answers to stalled accesses | one that comes when its stream was led elsewhere meanwhile, or that is sent again because the queue hung, may end another access of the same stream id that has the tag by then |
 //! | units with preset queues or tables, units whose tables are big-endian | refused |
 //! | enforced coherency | refused |
 //! | firmware's translation | turned off; DMA is aborted from then on |
