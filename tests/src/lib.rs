@@ -23,6 +23,7 @@
 //! * [`smmuv3`]: the same furniture for SMMUv3: bench, case, spy, timeline, pieces.
 //! * [`spaces`]: address spaces over real drivers.
 //! * [`tables`]: firmware tables, byte by byte.
+//! * [`watched`]: a device as the core has it, and a function that notes when it was a bus master.
 
 pub mod bench;
 pub mod case;
@@ -44,4 +45,5 @@ pub mod spaces;
 pub mod spy;
 pub mod tables;
 pub mod timeline;
+pub mod watched;
 pub mod world;

@@ -3,11 +3,8 @@
 
 use iommu_core::Error;
 use iommu_core::addr::{Iova, PhysAddr};
-use iommu_core::device::{AttachTo, Device, DeviceConfig, Features, Function};
-use iommu_core::group::{Group, OwnerId};
-use iommu_core::hw::{
-    self, Capability, DomainConfig, HwError, Prot, RequesterId, Stage, Stream, StreamId, Target, Unit as _, Wait,
-};
+use iommu_core::device::AttachTo;
+use iommu_core::hw::{Capability, DomainConfig, HwError, Prot, RequesterId, Stage, Stream, Target, Unit as _, Wait};
 use iommu_core::hwpt::{Hwpt, HwptConfig};
 use iommu_core::ioas::{Ioas, IoasConfig};
 use iommu_core::region::{RegionKind, ReservedRegion};
@@ -16,6 +13,7 @@ use iommu_tests::bench::{Bench, config_for, extent, map, memory, range, stream, 
 use iommu_tests::case::Case;
 use iommu_tests::spaces::map_fixed;
 use iommu_tests::spy::{IQT, Moment, Spy};
+use iommu_tests::watched::{Watched, device};
 use iommu_vtd::Unit;
 use std::sync::{Arc, Mutex};
 
@@ -139,46 +137,6 @@ fn unknown_streams_bypass_by_default() {
     }
 }
 
-/// A function that notes whether it was ever a bus master while its unit let nothing through.
-struct Watched {
-    bench: Arc<Bench>,
-    log: Mutex<Vec<(bool, bool)>>,
-}
-
-impl Function for Watched {
-    fn features(&self) -> Features {
-        Features::default()
-    }
-
-    fn set_feature(&self, _: iommu_core::device::Feature, _: bool) -> Result<(), HwError> {
-        Err(HwError::Unsupported("features"))
-    }
-
-    fn set_bus_master(&self, on: bool) -> Result<(), HwError> {
-        let translated = self.bench.read(RID, 0x1000).is_ok();
-        self.log.lock().unwrap().push((on, translated));
-        Ok(())
-    }
-}
-
-fn device(unit: &Arc<dyn hw::Unit>, function: Option<Arc<dyn Function>>, regions: &[ReservedRegion]) -> Device {
-    let group = Group::new(None).unwrap();
-    let streams = [StreamId::from(RequesterId::new(RID))];
-    let config = DeviceConfig {
-        unit: unit.clone(),
-        streams: &streams,
-        function,
-        regions,
-        coherent: true,
-        isolated_msi: true,
-        router: None,
-        account: None,
-    };
-    let device = Device::new(&group, &config).unwrap();
-    device.bind(OwnerId(1), false).unwrap();
-    device
-}
-
 #[test]
 fn bus_mastering_still_on_while_translation_is_removed() {
     for case in Case::all() {
@@ -186,12 +144,13 @@ fn bus_mastering_still_on_while_translation_is_removed() {
         let (unit, ioas) = (bench.handle(), Ioas::new(IoasConfig::default()).unwrap());
         let hwpt = Hwpt::new(&ioas, &unit, HwptConfig::new(case.stage)).unwrap();
         map_fixed(&ioas, 0x1000, &[extent(RED, 0x1000)], Prot::READ_WRITE).unwrap();
-        let watched = Arc::new(Watched { bench: bench.clone(), log: Mutex::default() });
-        let device = device(&unit, Some(watched.clone()), &[]);
+        let there = bench.clone();
+        let watched = Arc::new(Watched::new(move || there.read(RID, 0x1000).is_ok()));
+        let device = device(&unit, stream(RID), Some(watched.clone()), &[]);
         device.attach(AttachTo::Hwpt(&hwpt)).unwrap();
         device.detach().unwrap();
         // On when translation was there already, off while it was still there.
-        assert_eq!(*watched.log.lock().unwrap(), [(true, true), (false, true)], "{}", case.name);
+        assert_eq!(watched.log(), [(true, true), (false, true)], "{}", case.name);
         assert!(bench.read(RID, 0x1000).is_err());
     }
 }
@@ -203,7 +162,7 @@ fn reserved_memory_regions_ignored() {
         let range = range(0x7b00_0000, 0x10_0000);
         let direct = ReservedRegion { range, kind: RegionKind::Direct { prot: Prot::READ_WRITE } };
         let (unit, ioas) = (bench.handle(), Ioas::new(IoasConfig::default()).unwrap());
-        let device = device(&unit, None, &[direct]);
+        let device = device(&unit, stream(RID), None, &[direct]);
         let hwpt = Hwpt::new(&ioas, &unit, HwptConfig::new(case.stage)).unwrap();
         // Nowhere without its memory.
         assert!(matches!(device.attach(AttachTo::Hwpt(&hwpt)), Err(Error::Invalid(_))), "{}", case.name);
