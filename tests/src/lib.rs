@@ -12,6 +12,7 @@
 //! * [`mock`]: stand-ins for everything around `iommu-core`, for the suites that drive it without a driver.
 //! * [`oracle`]: what address spaces ought to be, beside the real ones, operation by operation.
 //! * [`heap`]: a heap that runs out when a test says so.
+//! * [`mod@holes`]: what drivers of every architecture may get wrong, over either of them.
 //! * [`hostile`]: what the next two have in common.
 //! * [`hostile_dmar`]: what must hold of any bytes as a DMAR table, and tables to try.
 //! * [`hostile_iort`]: the same for the IORT.
@@ -30,6 +31,7 @@ pub mod case;
 pub mod figures;
 pub mod four_pages;
 pub mod heap;
+pub mod holes;
 pub mod hooked;
 pub mod hostile;
 pub mod hostile_dmar;
